@@ -1,0 +1,1 @@
+"""Between this IR and other representations: torch modules, Lava processes."""

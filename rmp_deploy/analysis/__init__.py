@@ -1,0 +1,1 @@
+"""Counts, energy and parity: numbers, no formatting."""

@@ -1,0 +1,12 @@
+"""The errors that this package raises on purpose; every module may import this one, and it imports none."""
+
+from __future__ import annotations
+
+
+class RmpDeployError(Exception):
+    """Bad input: one line that names the op or file, the value, what is allowed and what to do. Exit code 2."""
+
+
+def op_error(kind: str, name: str, what: str, allowed: str, todo: str) -> RmpDeployError:
+    """Build the one-line error of design section 7: ``<Op> '<name>': <what>, allowed <limit>. <what to do>.``"""
+    return RmpDeployError(f"{kind} '{name}': {what}, allowed {allowed}. {todo.rstrip('.')}.")

@@ -1,0 +1,1 @@
+"""The spiking IR: ops, graph, NumPy reference and the ONNX file format."""

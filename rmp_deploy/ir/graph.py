@@ -1,0 +1,151 @@
+"""`SpikingGraph`: one synchronous network that is stepped T times."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Literal, TypeVar
+
+import numpy as np
+
+from rmp_deploy.errors import RmpDeployError, op_error
+from rmp_deploy.ir.ops import LIF, AvgPool2d, Flatten, Linear, Op, Shape
+
+Encoding = Literal["direct", "time_series"]
+Rule = Literal["mean", "sum", "last"]
+ENCODINGS: tuple[Encoding, ...] = ("direct", "time_series")
+RULES: tuple[Rule, ...] = ("mean", "sum", "last")
+MAX_T = 65_535
+AnyOp = TypeVar("AnyOp", bound=Op)
+
+
+@dataclass(frozen=True)
+class Input:
+    """What the network is fed: one sample of `shape`, without time and batch.
+
+    ``direct``: a real-valued sample [B, *shape] is repeated at every step (the first synapses do multiply-accumulates).
+    ``time_series``: a value for every step is given, [B, T, *shape].
+    """
+
+    name: str
+    shape: Shape
+    encoding: Encoding
+
+
+@dataclass(frozen=True)
+class Readout:
+    """The network's answer: `rule` over the T steps of the value `value`."""
+
+    value: str
+    rule: Rule
+
+
+@dataclass(frozen=True)
+class SpikingGraph:
+    """Ops in topological order, their input, T steps [1], `dt` [s] (optional), readout and provenance.
+
+    Raises:
+        RmpDeployError: a name is used twice, an op reads a value that is not made before it, shapes do not fit, the
+            readout names no value, or T, dt, encoding or rule is outside its range.
+    """
+
+    name: str
+    input: Input
+    ops: tuple[Op, ...]
+    readout: Readout
+    T: int
+    dt: float | None = None
+    provenance: dict[str, str] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        def check(holds: bool, what: str, allowed: str, todo: str) -> None:
+            if not holds:
+                raise op_error("SpikingGraph", self.name, what, allowed, todo)
+
+        check(1 <= self.T <= MAX_T, f"T = {self.T}", f"1..{MAX_T}", "Set the number of time steps")
+        check(self.dt is None or (np.isfinite(self.dt) and self.dt > 0), f"dt = {self.dt}", "> 0 [s]", "Correct it")
+        encoding, rule = self.input.encoding, self.readout.rule
+        check(encoding in ENCODINGS, f"encoding = {encoding!r}", " or ".join(ENCODINGS), "Choose one")
+        check(rule in RULES, f"readout = {rule!r}", " or ".join(RULES), "Choose one")
+        size = self.input.shape
+        check(len(size) >= 1 and min(size) >= 1, f"input shape = {size}", "sizes >= 1", "Give one sample's shape")
+        check(len(self.of_type(LIF)) > 0, "LIF ops = 0", "at least 1", "A network without neurons does not spike")
+        _ = self.shapes  # infers every shape, or says which op does not fit
+        check(
+            self.readout.value in self.shapes, f"readout value = {self.readout.value!r}", "the name of an op", "Name it"
+        )
+
+    @cached_property
+    def shapes(self) -> dict[str, Shape]:
+        """Shape of every value by name, the input's included."""
+        shapes = {self.input.name: self.input.shape}
+        for op in self.ops:
+            if op.name in shapes:
+                raise op_error(op.kind, op.name, "name is used twice", "one op per name", "Rename one")
+            missing = [i for i in op.inputs if i not in shapes]
+            if missing:
+                raise op_error(
+                    op.kind, op.name, f"input = {missing[0]!r}", "a value made before it", "Order the ops topologically"
+                )
+            shapes[op.name] = op.output_shape(shapes[op.inputs[0]])
+        return shapes
+
+    def of_type(self, *kinds: type[AnyOp]) -> tuple[AnyOp, ...]:
+        """The ops of these types, in order."""
+        return tuple(op for op in self.ops if isinstance(op, kinds))
+
+    @cached_property
+    def by_name(self) -> dict[str, Op]:
+        return {op.name: op for op in self.ops}
+
+    def consumers(self, value: str) -> list[Op]:
+        """The ops that read `value`."""
+        return [op for op in self.ops if value in op.inputs]
+
+    def is_spikes(self, value: str) -> bool:
+        """True where every element of `value` is 0 or 1 because a neuron made it (a Flatten keeps spikes spikes)."""
+        op = self.by_name.get(value)
+        if isinstance(op, Flatten):
+            return self.is_spikes(op.inputs[0])
+        return isinstance(op, LIF)
+
+    def sources(self, value: str) -> Iterator[Op]:
+        """The ops from `value` back to the nearest neuron or the input, nearest first, that neuron included."""
+        op = self.by_name.get(value)
+        while op is not None:
+            yield op
+            op = None if isinstance(op, LIF) else self.by_name.get(op.inputs[0])
+
+    def check_samples(self, x: np.ndarray) -> None:
+        """Raise RmpDeployError unless `x` is [N, *shape] (direct) or [N, T, *shape] (time_series) and finite."""
+        shape = self.input.shape if self.input.encoding == "direct" else (self.T, *self.input.shape)
+        if x.dtype.kind not in "fiub":
+            raise RmpDeployError(f"samples: dtype = {x.dtype}, allowed numbers. Convert them to float32.")
+        if x.ndim != len(shape) + 1 or x.shape[1:] != shape or x.shape[0] < 1:
+            axes = ", ".join(map(str, shape))
+            raise RmpDeployError(
+                f"samples for graph '{self.name}': shape = {x.shape}, allowed (N, {axes}). "
+                f"Reshape the data to the network's input ({self.input.encoding} encoding)."
+            )
+        if not np.isfinite(x).all():
+            raise RmpDeployError(
+                f"samples for graph '{self.name}': NaN or infinite values, allowed finite. Clean them."
+            )
+
+
+def describe(op: Op) -> str:
+    """One op's parameters in words, as `check` and the reports print it."""
+    if isinstance(op, LIF):
+        return f"decay {_span(op.decay)}, v_threshold {_span(op.v_threshold)}, {op.reset} reset"
+    if isinstance(op, AvgPool2d):
+        return f"kernel {op.kernel}, stride {op.stride}"
+    if isinstance(op, Linear):
+        return f"{op.weight.shape[1]} -> {op.weight.shape[0]}"
+    weight = getattr(op, "weight", None)
+    return "" if weight is None else f"weight {tuple(weight.shape)}"
+
+
+def _span(x: np.ndarray) -> str:
+    low, high = float(x.min()), float(x.max())
+    return f"{low:g}" if low == high else f"{low:g}..{high:g}"

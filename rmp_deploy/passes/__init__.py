@@ -1,0 +1,1 @@
+"""Graph to graph, pure: each pass returns a new graph that computes the same."""

@@ -1,0 +1,1 @@
+"""Formatting of what the analysis found: text, HTML, JSON. No arithmetic."""
