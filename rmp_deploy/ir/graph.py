@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Literal, TypeVar
+from typing import Any, Literal, TypeVar
 
 import numpy as np
+import numpy.typing as npt
 
 from rmp_deploy.errors import RmpDeployError, op_error
 from rmp_deploy.ir.ops import LIF, AvgPool2d, Flatten, Linear, Op, Shape
@@ -17,6 +19,8 @@ Rule = Literal["mean", "sum", "last"]
 ENCODINGS: tuple[Encoding, ...] = ("direct", "time_series")
 RULES: tuple[Rule, ...] = ("mean", "sum", "last")
 MAX_T = 65_535
+NAME = re.compile(r"[A-Za-z0-9_.\-]+")
+RESERVED = frozenset({"input", "output", "spike_count", "time", "trace"})  # what the ONNX file calls its own values
 AnyOp = TypeVar("AnyOp", bound=Op)
 
 
@@ -63,6 +67,13 @@ class SpikingGraph:
             if not holds:
                 raise op_error("SpikingGraph", self.name, what, allowed, todo)
 
+        for name in (self.input.name, *(op.name for op in self.ops)):
+            check(
+                bool(NAME.fullmatch(name)) and name not in RESERVED,
+                f"name = {name!r}",
+                f"letters, digits, '_', '-', '.' and none of {', '.join(sorted(RESERVED))}",
+                "Rename it",
+            )
         check(1 <= self.T <= MAX_T, f"T = {self.T}", f"1..{MAX_T}", "Set the number of time steps")
         check(self.dt is None or (np.isfinite(self.dt) and self.dt > 0), f"dt = {self.dt}", "> 0 [s]", "Correct it")
         encoding, rule = self.input.encoding, self.readout.rule
@@ -117,7 +128,7 @@ class SpikingGraph:
             yield op
             op = None if isinstance(op, LIF) else self.by_name.get(op.inputs[0])
 
-    def check_samples(self, x: np.ndarray) -> None:
+    def check_samples(self, x: npt.NDArray[Any]) -> None:
         """Raise RmpDeployError unless `x` is [N, *shape] (direct) or [N, T, *shape] (time_series) and finite."""
         shape = self.input.shape if self.input.encoding == "direct" else (self.T, *self.input.shape)
         if x.dtype.kind not in "fiub":
@@ -129,9 +140,7 @@ class SpikingGraph:
                 f"Reshape the data to the network's input ({self.input.encoding} encoding)."
             )
         if not np.isfinite(x).all():
-            raise RmpDeployError(
-                f"samples for graph '{self.name}': NaN or infinite values, allowed finite. Clean them."
-            )
+            raise RmpDeployError(f"samples for graph '{self.name}': NaN or infinite, allowed finite. Clean them.")
 
 
 def describe(op: Op) -> str:
@@ -146,6 +155,6 @@ def describe(op: Op) -> str:
     return "" if weight is None else f"weight {tuple(weight.shape)}"
 
 
-def _span(x: np.ndarray) -> str:
+def _span(x: npt.NDArray[Any]) -> str:
     low, high = float(x.min()), float(x.max())
     return f"{low:g}" if low == high else f"{low:g}..{high:g}"

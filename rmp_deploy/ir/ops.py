@@ -6,7 +6,6 @@ An op's value carries the op's name. What an op computes is defined by `rmp_depl
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass, fields
 from typing import Literal
 
@@ -37,7 +36,7 @@ class Op:
         self._check(len(self.inputs) == 1, f"inputs = {len(self.inputs)}", "1", "Give it one input")
         for field in fields(self):
             value = getattr(self, field.name)
-            if isinstance(value, np.ndarray):
+            if value is not None and str(field.type).startswith("Array"):
                 value = np.array(value, dtype=np.float32)  # a copy: the caller may go on with theirs
                 bad = int(value.size - np.isfinite(value).sum())
                 self._check(
@@ -151,6 +150,7 @@ class BatchNorm(Op):
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        object.__setattr__(self, "eps", float(np.float32(self.eps)))  # as the file keeps it
         shapes = {self.gamma.shape, self.beta.shape, self.mean.shape, self.var.shape}
         self._check(
             len(shapes) == 1 and self.gamma.ndim == 1, f"parameter shapes = {sorted(shapes)}", "one (C,)", "Correct it"
@@ -229,7 +229,3 @@ class LIF(Op):
 def _check_bias(op: Op, n: int, bias: Array | None) -> None:
     if bias is not None and bias.shape != (n,):
         raise op_error(op.kind, op.name, f"bias.shape = {bias.shape}", f"({n},)", "Give one bias per output")
-
-
-SYNAPSES: tuple[type[Op], ...] = (Linear, Conv2d)
-Check = Callable[[bool, str, str, str], None]

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
 
 Record = Literal["spikes", "v", "u"]
-Layers = dict[str, npt.NDArray[np.generic]]
+Layers = dict[str, npt.NDArray[Any]]
 
 
 @dataclass(frozen=True)
@@ -26,7 +26,7 @@ class Trace:
     """
 
     backend: str
-    output: npt.NDArray[np.floating]
+    output: npt.NDArray[Any]
     spikes: Layers = field(default_factory=dict)
     v: Layers = field(default_factory=dict)
     u: Layers = field(default_factory=dict)
@@ -37,7 +37,8 @@ class Trace:
 
     def predictions(self) -> npt.NDArray[np.int64]:
         """Class with the largest readout, [N]; the first of equals."""
-        return np.argmax(self.output, axis=1)
+        winner: npt.NDArray[np.int64] = np.argmax(self.output, axis=1)
+        return winner
 
 
 def concatenate(traces: Sequence[Trace]) -> Trace:

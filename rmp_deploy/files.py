@@ -1,0 +1,37 @@
+"""Writing files whole or not at all; like `errors`, a leaf that every module may import."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from pathlib import Path
+
+from rmp_deploy.errors import RmpDeployError
+
+
+def write_atomically(path: str | Path, data: bytes | str) -> Path:
+    """Write `data` beside `path` and rename it into place: a reader sees the old file or the new one, never half.
+
+    Raises:
+        RmpDeployError: the folder cannot be made or written (read-only, full disk); nothing is left behind.
+    """
+    path = Path(path)
+    raw = data.encode() if isinstance(data, str) else data
+    temporary: str | None = None
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+        with os.fdopen(handle, "wb") as file:
+            file.write(raw)
+            file.flush()
+            os.fsync(file.fileno())
+        # mkstemp makes 0600; a result is as readable as the user's umask says
+        umask = os.umask(0)
+        os.umask(umask)
+        Path(temporary).chmod(0o666 & ~umask)
+        Path(temporary).replace(path)
+    except OSError as e:
+        if temporary is not None:
+            Path(temporary).unlink(missing_ok=True)
+        raise RmpDeployError(f"file '{path}': cannot be written ({e.strerror or e}). Choose a folder with room.") from e
+    return path

@@ -1,0 +1,180 @@
+"""ONNX file -> SpikingGraph, refusing whatever this version would not have written."""
+
+from __future__ import annotations
+
+import base64
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from google.protobuf.message import DecodeError  # type: ignore[import-untyped]
+from onnx import ModelProto, NodeProto, TensorProto, helper, numpy_helper
+
+from rmp_deploy.errors import RmpDeployError
+from rmp_deploy.ir.graph import Input, Readout, SpikingGraph
+from rmp_deploy.ir.onnx_io.functions import DOMAIN, DOMAIN_VERSION
+from rmp_deploy.ir.onnx_io.writer import GOLDEN_KEY, GRAPH_KEY, Golden, Tensors, to_model
+from rmp_deploy.ir.ops import LIF, AvgPool2d, BatchNorm, Conv2d, Flatten, Linear, Op
+
+# What a malformed but decodable model makes protobuf, numpy and dict look-ups raise while it is being read.
+MALFORMED = (KeyError, IndexError, TypeError, ValueError, AttributeError, UnicodeDecodeError)
+
+
+def load(path: str | Path) -> SpikingGraph:
+    """Read the graph of an .onnx file that `save` wrote.
+
+    The graph is written again in memory and must give the file's own nodes, functions and outputs: a file that some
+    other tool changed is refused and not half understood.
+
+    Raises:
+        RmpDeployError: missing, unreadable, truncated or non-spiking file, NaN weights, a newer domain version, or
+            nodes that this version does not write. One line, naming the file.
+    """
+    return _graph(_model(path), path)
+
+
+def load_golden(path: str | Path) -> Golden | None:
+    """Read the golden samples of an .onnx file; None where it holds none.
+
+    Raises:
+        RmpDeployError: the file is unreadable or its golden record is malformed.
+    """
+    text = _properties(_model(path)).get(GOLDEN_KEY)
+    if text is None:
+        return None
+    try:
+        record = json.loads(text)
+        x = np.frombuffer(base64.b64decode(record["x"]), "<f4").reshape(record["shape"])
+        return Golden(x.astype(np.float32), {str(k): [int(n) for n in v] for k, v in record["spike_count"].items()})
+    except MALFORMED as e:
+        raise _refused(path, f"its golden samples are malformed ({_first_line(e)})", "Export it again") from e
+
+
+def _model(path: str | Path) -> ModelProto:
+    try:
+        raw = Path(path).read_bytes()
+    except OSError as e:
+        raise RmpDeployError(f"file '{path}': cannot be read ({e.strerror or e}). Check the path.") from e
+    model = ModelProto()
+    try:
+        model.ParseFromString(raw)
+    except DecodeError as e:
+        raise _refused(path, "not an ONNX model, or truncated", "Copy or export it again") from e
+    if not raw or not model.graph.node:
+        raise _refused(path, "holds no graph", "Copy or export it again")
+    return model
+
+
+def _graph(model: ModelProto, path: str | Path) -> SpikingGraph:
+    versions = {o.domain: o.version for o in model.opset_import}
+    header_text = _properties(model).get(GRAPH_KEY)
+    if DOMAIN not in versions or header_text is None:
+        raise _refused(path, f"an ONNX model without spiking ops (domain '{DOMAIN}')", "Export a spiking network")
+    if versions[DOMAIN] != DOMAIN_VERSION:
+        known = f"allowed 1..{DOMAIN_VERSION}"
+        raise _refused(path, f"domain '{DOMAIN}' version = {versions[DOMAIN]}, {known}", "Update rmp-deploy")
+    if any(i.data_location == TensorProto.EXTERNAL for i in model.graph.initializer):
+        raise _refused(path, "weights outside the file", "Save it as one file")
+    try:
+        header = json.loads(header_text)
+        tensors = {i.name: numpy_helper.to_array(i) for i in model.graph.initializer}
+        (scan,) = (node for node in model.graph.node if node.op_type == "Scan")
+        body = helper.get_node_attr_value(scan, "body")
+        graph = SpikingGraph(
+            name=model.graph.name,
+            input=Input(header["input"]["name"], tuple(header["input"]["shape"]), header["input"]["encoding"]),
+            ops=tuple(_op(node, tensors) for node in body.node if node.op_type not in ("SpikeCount", "Identity")),
+            readout=Readout(**header["readout"]),
+            T=header["T"],
+            dt=header["dt"],
+            provenance=header["provenance"],
+        )
+        _same_model(model, to_model(graph), path)
+    except RmpDeployError as e:
+        raise RmpDeployError(f"file '{path}': {e}") from e
+    except MALFORMED as e:
+        raise _refused(path, f"malformed ({type(e).__name__}: {_first_line(e)})", "Export it again") from e
+    return graph
+
+
+def _op(node: NodeProto, tensors: Tensors) -> Op:
+    if node.op_type not in READERS:
+        known = ", ".join(READERS)
+        raise RmpDeployError(
+            f"node '{node.name}': op = {node.op_type}, allowed {known}. Export a network of these ops."
+        )
+    kind, read = READERS[node.op_type]
+    attributes = {a.name: helper.get_attribute_value(a) for a in node.attribute}
+    return kind(name=node.name, inputs=(node.input[0],), **read(node, attributes, tensors))
+
+
+def _read_synapse(node: NodeProto, a: dict[str, Any], tensors: Tensors) -> dict[str, Any]:
+    return {"weight": tensors[node.input[1]], "bias": tensors[node.input[2]] if len(node.input) > 2 else None}
+
+
+def _read_conv(node: NodeProto, a: dict[str, Any], tensors: Tensors) -> dict[str, Any]:
+    pairs = {"stride": tuple(a["strides"]), "padding": tuple(a["pads"][:2]), "dilation": tuple(a["dilations"])}
+    return {**_read_synapse(node, a, tensors), **pairs, "groups": a["group"]}
+
+
+def _read_batch_norm(node: NodeProto, a: dict[str, Any], tensors: Tensors) -> dict[str, Any]:
+    names = ("gamma", "beta", "mean", "var")
+    return {k: tensors[i] for k, i in zip(names, node.input[1:], strict=True)} | {"eps": a["epsilon"]}
+
+
+def _read_avg_pool(node: NodeProto, a: dict[str, Any], tensors: Tensors) -> dict[str, Any]:
+    return {"kernel": tuple(a["kernel_shape"]), "stride": tuple(a["strides"])}
+
+
+def _read_lif(node: NodeProto, a: dict[str, Any], tensors: Tensors) -> dict[str, Any]:
+    arrays = {k: numpy_helper.to_array(a[k]) for k in ("decay", "v_threshold", "v_reset")}
+    return {**arrays, "reset": a["reset"].decode()}
+
+
+Reader = Callable[[NodeProto, dict[str, Any], Tensors], dict[str, Any]]
+READERS: dict[str, tuple[type[Op], Reader]] = {
+    "Gemm": (Linear, _read_synapse),
+    "Conv": (Conv2d, _read_conv),
+    "BatchNormalization": (BatchNorm, _read_batch_norm),
+    "AveragePool": (AvgPool2d, _read_avg_pool),
+    "Flatten": (Flatten, lambda node, a, tensors: {}),
+    "LIF": (LIF, _read_lif),
+}
+
+
+def _same_model(model: ModelProto, again: ModelProto, path: str | Path) -> None:
+    """Refuse a file whose nodes, functions, inputs or outputs are not those that its own graph gives."""
+    pairs = [
+        ("node", model.graph.node, again.graph.node),
+        ("function", model.functions, again.functions),
+        ("input", model.graph.input, again.graph.input),
+        ("output", model.graph.output, again.graph.output),
+        ("opset", model.opset_import, again.opset_import),
+    ]
+    for what, found, wanted in pairs:
+        for i in range(max(len(found), len(wanted))):
+            a, b = (list(s)[i].SerializeToString(deterministic=True) if i < len(s) else b"" for s in (found, wanted))
+            if a != b:
+                name = getattr((list(found) + list(wanted))[min(i, len(found))], "name", "") or i
+                raise _refused(path, f"{what} '{name}' is not what its spiking graph gives", "Export it again")
+    for found, wanted in zip(
+        sorted(model.graph.initializer, key=lambda i: i.name),
+        sorted(again.graph.initializer, key=lambda i: i.name),
+        strict=True,
+    ):
+        if found.name != wanted.name or not np.array_equal(numpy_helper.to_array(found), numpy_helper.to_array(wanted)):
+            raise _refused(path, f"constant '{found.name}' is not what its spiking graph gives", "Export it again")
+
+
+def _properties(model: ModelProto) -> dict[str, str]:
+    return {p.key: p.value for p in model.metadata_props}
+
+
+def _refused(path: str | Path, what: str, todo: str) -> RmpDeployError:
+    return RmpDeployError(f"file '{path}': {what}. {todo}.")
+
+
+def _first_line(e: Exception) -> str:
+    return (str(e).splitlines() or [""])[0][:120]
