@@ -1,0 +1,43 @@
+"""Stock ONNX Runtime: no custom operator, the file's own functions define the neurons."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import onnxruntime as ort
+
+from rmp_deploy.ir import onnx_io
+from rmp_deploy.ir.graph import SpikingGraph
+from rmp_deploy.ir.ops import LIF
+from rmp_deploy.ir.trace import Record, Trace
+
+
+def run(graph: SpikingGraph, x: npt.NDArray[Any], record: Sequence[Record] = ()) -> Trace:
+    """Run `graph` in float32 on the CPU; `record` adds outputs to the model in memory.
+
+    Raises:
+        RmpDeployError: the samples do not fit the graph.
+    """
+    graph.check_samples(x)
+    found = _outputs(onnx_io.to_model(graph, record).SerializeToString(), x)
+    layers = {str(what): {op.name: found[f"trace/{what}/{op.name}"] for op in graph.of_type(LIF)} for what in record}
+    if "spikes" in layers:
+        layers["spikes"] = {name: s > 0 for name, s in layers["spikes"].items()}
+    return Trace(backend="onnxruntime", output=found["output"], **layers)
+
+
+def run_file(path: str | Path, x: npt.NDArray[Any]) -> dict[str, npt.NDArray[Any]]:
+    """Run the bytes of an .onnx file as any user of ONNX Runtime would: `output` and `spike_count/<neuron op>`."""
+    return _outputs(Path(path).read_bytes(), x)
+
+
+def _outputs(model: bytes, x: npt.NDArray[Any]) -> dict[str, npt.NDArray[Any]]:
+    options = ort.SessionOptions()
+    options.log_severity_level = 3  # errors only
+    session = ort.InferenceSession(model, options, providers=["CPUExecutionProvider"])
+    values = session.run(None, {"input": np.ascontiguousarray(x, dtype=np.float32)})
+    return dict(zip([o.name for o in session.get_outputs()], values, strict=True))

@@ -1,0 +1,58 @@
+"""The command line: `rmp-deploy COMMAND ...`; each command is a thin call of public functions."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from collections.abc import Sequence
+from types import ModuleType
+from typing import NoReturn
+
+from rmp_deploy import __version__
+from rmp_deploy.cli import demo, doctor, energy, export, profiles, simulate, train, verify
+from rmp_deploy.errors import RmpDeployError
+
+COMMANDS: dict[str, ModuleType] = {
+    "demo": demo,
+    "train": train,
+    "export": export,
+    "verify": verify,
+    "simulate": simulate,
+    "energy": energy,
+    "profiles": profiles,
+    "doctor": doctor,
+}
+
+
+class _Parser(argparse.ArgumentParser):
+    """argparse prints a usage block before its message; ours is one line like every other error."""
+
+    def error(self, message: str) -> NoReturn:
+        self.exit(2, f"error: {self.prog}: {message}. See {self.prog} --help.\n")
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one command; exit code 0 done, 1 a check failed, 2 bad input (one line on stderr), 130 interrupted."""
+    parser = _Parser(prog="rmp-deploy", description="Spiking networks from PyTorch to Loihi, proven spike by spike.")
+    parser.add_argument("--version", action="version", version=f"rmp-deploy {__version__}")
+    commands = parser.add_subparsers(metavar="COMMAND", required=True)
+    for name, module in COMMANDS.items():
+        summary = (module.__doc__ or "").splitlines()[0]
+        command = commands.add_parser(name, help=summary, description=summary)
+        module.add_arguments(command)
+        command.add_argument("--json", action="store_true", help="print one JSON object and nothing else")
+        command.set_defaults(run=module.run)
+    args = parser.parse_args(argv)
+    try:
+        code: int = args.run(args)
+    except RmpDeployError as e:
+        print(f"error: {' '.join(str(e).split())}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("error: interrupted.", file=sys.stderr)
+        return 130
+    except BrokenPipeError:  # `rmp-deploy ... | head`: nobody reads on
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
+    return code

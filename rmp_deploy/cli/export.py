@@ -1,0 +1,38 @@
+"""Export a trained run as one .onnx file, BatchNorm folded, golden samples inside."""
+
+from __future__ import annotations
+
+import argparse
+import json
+
+from rich.console import Console
+
+from rmp_deploy.errors import RmpDeployError
+from rmp_deploy.ir import onnx_io
+from rmp_deploy.passes.fold_batchnorm import fold_batchnorm
+from rmp_deploy.training import data
+
+GOLDEN_SAMPLES = 4
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("run_folder", metavar="RUN", help="a folder that `rmp-deploy train` wrote")
+    parser.add_argument("-o", "--out", required=True, metavar="FILE.onnx", help="the file to write")
+
+
+def run(args: argparse.Namespace) -> int:
+    if not args.out.endswith(".onnx"):
+        raise RmpDeployError(f"export: file = '{args.out}', allowed *.onnx. Give it that suffix.")
+    try:
+        from rmp_deploy.converters.torch_to_ir import run_to_graph
+    except ImportError as e:
+        raise RmpDeployError(f"export: needs {e.name}. Run: pip install 'rmp-deploy[train]'.") from e
+    graph, config = run_to_graph(args.run_folder)
+    golden = data.load(config.data).x[:GOLDEN_SAMPLES]
+    path = onnx_io.save(fold_batchnorm(graph), args.out, golden=golden)
+    size = path.stat().st_size
+    if args.json:
+        print(json.dumps({"file": str(path), "bytes": size, "ops": [op.name for op in graph.ops], "T": graph.T}))
+    else:
+        Console(highlight=False).print(f"file: {path} ({size:,} bytes)", soft_wrap=True)
+    return 0

@@ -1,0 +1,53 @@
+"""List the hardware profiles, or show every number of one with its source."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from dataclasses import asdict
+
+from rich.console import Console
+from rich.table import Table
+
+from rmp_deploy.hw_profiles import HardwareProfile, load, names
+from rmp_deploy.report.text import price
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("profile", nargs="?", metavar="P", help="a name or a .toml: show all of it")
+
+
+def run(args: argparse.Namespace) -> int:
+    chosen = [load(args.profile)] if args.profile else [load(name) for name in names()]
+    if args.json:
+        print(json.dumps({"profiles": [asdict(profile) for profile in chosen]}))
+        return 0
+    console = Console(highlight=False)
+    if args.profile:
+        _show(chosen[0], console)
+        return 0
+    table = Table("profile", "mac", "ac", "title", box=None)
+    for profile in chosen:
+        table.add_row(profile.name, *(price(profile.prices[t].joule) for t in ("mac", "ac")), profile.title)
+    console.print(table)
+    return 0
+
+
+def _show(profile: HardwareProfile, console: Console) -> None:
+    console.print(f"{profile.name}: {profile.title}", style="bold")
+    for note in profile.notes:
+        console.print(f"  {note}")
+    table = Table("term", "energy", "scope", "evidence", "source, or why there is none", box=None)
+    for term, known in {**profile.prices, **profile.uncounted}.items():
+        figure = known.figure
+        if figure is None:
+            inside = f"in {', '.join(known.included_in)}: " if known.included_in else ""
+            table.add_row(term, known.status, "", "", inside + known.why)
+        else:
+            table.add_row(term, price(figure.joule), figure.scope, figure.evidence, figure.source)
+    console.print(table)
+    limits = Table("limit", "value", "source, or why there is none", box=None)
+    for name, limit in profile.limits.items():
+        value = "unknown" if limit.value is None else f"{limit.value:,} {limit.unit}"
+        limits.add_row(name, value, limit.source or limit.why)
+    console.print(limits)

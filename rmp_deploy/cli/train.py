@@ -1,0 +1,58 @@
+"""Train a spiking network with RMP-Loss and write a run folder."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from dataclasses import asdict
+
+from rich.console import Console
+
+from rmp_deploy.cli.common import progress
+from rmp_deploy.errors import RmpDeployError
+from rmp_deploy.training.config import PRESETS, TrainConfig, load_config, preset
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    source = parser.add_mutually_exclusive_group(required=True)
+    source.add_argument("config", nargs="?", metavar="CONFIG", help="a TOML file")
+    source.add_argument("--preset", metavar="NAME", help=f"one of {', '.join(PRESETS)}")
+    parser.add_argument("--out", required=True, metavar="RUN", help="folder for config, weights and metrics")
+
+
+def run(args: argparse.Namespace) -> int:
+    config = preset(args.preset) if args.preset else load_config(args.config)
+    result = train_with_progress(config, "train")
+    from rmp_deploy.training.loop import save_run
+
+    out = save_run(result, args.out)
+    last = result.metrics[-1]
+    if args.json:
+        print(json.dumps({"run": str(out), "seconds": result.seconds, **asdict(last)}))
+    else:
+        console = Console(highlight=False)
+        console.print(
+            f"test accuracy {100 * last.test_accuracy:.1f} %, quantization error {last.quantization_error:.3f}, "
+            f"{result.seconds:.1f} s\nrun: {out}",
+            soft_wrap=True,
+        )
+    return 0
+
+
+def train_with_progress(config: TrainConfig, title: str):  # type: ignore[no-untyped-def]  # noqa: ANN201
+    """Train with a progress bar.
+
+    Raises:
+        RmpDeployError: torch is not installed.
+    """
+    try:
+        from rmp_deploy.training.loop import EpochMetrics, train
+    except ImportError as e:
+        raise RmpDeployError(f"train: needs {e.name}. Run: pip install 'rmp-deploy[train]'.") from e
+    with progress() as bar:
+        task = bar.add_task(title, total=config.epochs)
+
+        def on_epoch(m: EpochMetrics) -> None:
+            bar.update(task, advance=1, description=f"{title}: test accuracy {100 * m.test_accuracy:.1f} %")
+
+        return train(config, on_epoch)

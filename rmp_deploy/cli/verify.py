@@ -1,0 +1,92 @@
+"""Prove that every backend runs the same network, spike by spike."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+from typing import Any
+
+from rmp_deploy import backends
+from rmp_deploy.analysis import parity
+from rmp_deploy.cli.common import add_data, add_file, correct, document, load_data, progress, show
+from rmp_deploy.errors import RmpDeployError
+from rmp_deploy.ir import onnx_io
+from rmp_deploy.ir.graph import SpikingGraph
+from rmp_deploy.ir.trace import Record, Trace
+from rmp_deploy.report import json as report
+from rmp_deploy.training.data import Samples
+
+RECORD: dict[str, tuple[Record, ...]] = {
+    "reference": ("spikes", "v", "u"),
+    "onnxruntime": ("spikes", "v"),
+    "lava": ("spikes", "v"),
+}
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    add_file(parser)
+    add_data(parser, 50)
+    parser.add_argument("--run", dest="run_folder", metavar="RUN", help="the torch run it came from: adds torch's rung")
+
+
+def run(args: argparse.Namespace) -> int:
+    graph = onnx_io.load(args.file)
+    samples = load_data(args)
+    section, traces = verify(graph, args.file, samples, args.run_folder)
+    right = correct(traces[-1], samples.y)
+    show(
+        document(
+            network=report.network(graph, args.file),
+            data=report.data(samples.name, len(samples.x), samples.source),
+            accuracy=None if right is None else report.accuracy(right, len(samples.x)),
+            parity=section,
+        ),
+        args.json,
+    )
+    return 0 if section["holds"] else 1
+
+
+def verify(
+    graph: SpikingGraph, file: str | Path, samples: Samples, run_folder: str | Path | None
+) -> tuple[report.Section, list[Trace]]:
+    """Climb torch (where a run is given) -> reference -> onnxruntime -> lava; the parity section and the traces."""
+    graph.check_samples(samples.x)
+    with progress() as bar:
+        task = bar.add_task("verify", total=len(RECORD) + (run_folder is not None) + 1)
+        traces: list[Trace] = []
+        if run_folder is not None:
+            bar.update(task, description="verify: torch")
+            traces.append(_torch(run_folder, samples))
+            bar.advance(task)
+        for backend, record in RECORD.items():
+            bar.update(task, description=f"verify: {backend}")
+            traces.append(backends.run(graph, samples.x, backend, record))
+            bar.advance(task)
+        self_check = check_golden(file)
+    return report.parity(parity.climb(graph, traces), len(samples.x), self_check), traces
+
+
+def check_golden(file: str | Path) -> dict[str, Any] | None:
+    """Run the file's own golden samples through the file's own bytes on stock ONNX Runtime; None without any."""
+    golden = onnx_io.load_golden(file)
+    if golden is None:
+        return None
+    from rmp_deploy.backends.onnxruntime import run_file
+
+    found = run_file(file, golden.x)
+    layers = {
+        name: {"expected": expected, "found": found[f"spike_count/{name}"].tolist()}
+        for name, expected in golden.spike_count.items()
+    }
+    holds = all(layer["expected"] == layer["found"] for layer in layers.values())
+    return {"samples": len(golden.x), "holds": holds, "layers": layers}
+
+
+def _torch(run_folder: str | Path, samples: Samples) -> Trace:
+    try:
+        from rmp_deploy.converters.torch_to_ir import trace_torch
+        from rmp_deploy.training.loop import load_run
+    except ImportError as e:
+        raise RmpDeployError(f"verify --run: needs {e.name}. Run: pip install 'rmp-deploy[train]'.") from e
+    _, model = load_run(run_folder)
+    return trace_torch(model, samples.x)

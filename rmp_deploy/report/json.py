@@ -1,0 +1,165 @@
+"""The report document: one JSON object from what the analysis found; text and HTML render it. No arithmetic here.
+
+docs/report_schema.md describes every key. A section that a command did not compute is absent.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict
+from typing import Any
+
+from rmp_deploy.analysis.counts import Counts, Twin
+from rmp_deploy.analysis.energy import EnergyLedger
+from rmp_deploy.analysis.membranes import Histogram
+from rmp_deploy.analysis.parity import Divergence, Rung
+from rmp_deploy.hw_profiles import TERMS
+from rmp_deploy.ir.graph import SpikingGraph, describe
+from rmp_deploy.ir.ops import LIF
+from rmp_deploy.ir.trace import Trace
+
+SCHEMA = "rmp-deploy.report/1"
+Section = dict[str, Any]
+
+
+def document(version: str, command: str, **sections: Section | None) -> Section:
+    """The whole document; sections that are None are left out."""
+    given = {name: section for name, section in sections.items() if section is not None}
+    return {"schema": SCHEMA, "version": version, "command": command, **given}
+
+
+def network(graph: SpikingGraph, file: str | None) -> Section:
+    """What was run."""
+    weights = [getattr(op, key, None) for op in graph.ops for key in ("weight", "bias")]
+    return {
+        "name": graph.name,
+        "T": graph.T,
+        "dt": graph.dt,
+        "encoding": graph.input.encoding,
+        "readout": f"{graph.readout.rule} of {graph.readout.value} over T steps",
+        "input_shape": list(graph.input.shape),
+        "file": file,
+        "parameters": sum(w.size for w in weights if w is not None),
+        "provenance": dict(graph.provenance),
+        "ops": [
+            {"name": op.name, "kind": op.kind, "shape": list(graph.shapes[op.name]), "description": describe(op)}
+            for op in graph.ops
+        ],
+    }
+
+
+def data(name: str, samples: int, source: str) -> Section:
+    return {"name": name, "samples": samples, "source": source}
+
+
+def accuracy(correct: int, samples: int) -> Section:
+    return {"correct": correct, "samples": samples, "value": correct / samples}
+
+
+def parity(rungs: Sequence[Rung], samples: int, self_check: Section | None) -> Section:
+    """The ladder; `self_check` is the file's own golden samples on stock ONNX Runtime, where it holds any."""
+    return {
+        "samples": samples,
+        "holds": all(rung.holds for rung in rungs) and (self_check is None or bool(self_check["holds"])),
+        "self_check": self_check,
+        "rungs": [
+            {
+                "from": rung.source,
+                "to": rung.target,
+                "holds": rung.holds,
+                "compared": rung.compared,
+                "mismatches": rung.mismatches,
+                "max_output_error": rung.max_output_error,
+                "layers": [
+                    {**asdict(layer), "first": None if layer.first is None else _divergence(layer.first)}
+                    for layer in rung.layers
+                ],
+            }
+            for rung in rungs
+        ],
+    }
+
+
+def energy(counts: Counts, twin: Twin, ledgers: Sequence[EnergyLedger]) -> Section:
+    """Counts of every layer, the ANN twin, and one ledger per profile."""
+    return {
+        "samples": counts.samples,
+        "terms": [{"name": name, "title": term.title, "unit": term.unit} for name, term in TERMS.items()],
+        "layers": [
+            {
+                "layer": row.layer,
+                "neurons": row.neurons,
+                "input": row.input,
+                "firing_rate": row.firing_rate,
+                "counts": dict(row.counts),
+                "mac_if_cached": row.mac_if_cached,
+            }
+            for row in counts.layers
+        ],
+        "totals": counts.totals,
+        "twin": {**asdict(twin), "macs": twin.macs, "macs_with_padding": twin.macs_with_padding},
+        "profiles": [asdict(ledger) for ledger in ledgers],
+    }
+
+
+def membranes(graph: SpikingGraph, arms: Mapping[str, Mapping[str, Histogram]]) -> Section:
+    """Histograms per layer of each arm (arm name -> layer -> histogram); all arms share the bins."""
+    return {
+        "layers": [
+            {
+                "layer": op.name,
+                "v_threshold": float(op.v_threshold.mean()),
+                "edges": list(next(iter(arms.values()))[op.name].edges),
+                "arms": [
+                    {
+                        "name": name,
+                        "density": list(layers[op.name].density),
+                        "quantization_error": layers[op.name].quantization_error,
+                    }
+                    for name, layers in arms.items()
+                ],
+            }
+            for op in graph.of_type(LIF)
+        ]
+    }
+
+
+def raster(graph: SpikingGraph, trace: Trace, sample: int, x: Any, label: int | None) -> Section:
+    """Spikes of one sample: [step, neuron] pairs per layer, beside its input and the readout."""
+    image = x[0] if graph.input.encoding == "direct" and x.ndim == 3 and x.shape[0] == 1 else None
+    return {
+        "sample": sample,
+        "label": label,
+        "prediction": int(trace.predictions()[sample]),
+        "T": graph.T,
+        "input": None if image is None else image.tolist(),
+        "output": trace.output[sample].tolist(),
+        "layers": [
+            {"layer": name, "neurons": int(spikes[0, 0].size), "spikes": _events(spikes[sample])}
+            for name, spikes in trace.spikes.items()
+        ],
+    }
+
+
+def training(config: Mapping[str, Any], seconds: float, arms: Iterable[tuple[str, float, float]]) -> Section:
+    """One line per trained arm: name, test accuracy, quantization error."""
+    return {
+        "epochs": config["epochs"],
+        "seed": config["seed"],
+        "seconds": seconds,
+        "rmp_loss": dict(config["rmp_loss"]),
+        "arms": [{"name": n, "accuracy": accuracy, "quantization_error": error} for n, accuracy, error in arms],
+    }
+
+
+def _divergence(first: Divergence) -> Section:
+    found = asdict(first)
+    found["from"], found["to"] = found.pop("spike_from"), found.pop("spike_to")
+    return {**found, "neuron": list(first.neuron)}
+
+
+def _events(spikes: Any) -> list[list[int]]:
+    events: list[list[int]] = [
+        [step, int(neuron)] for step in range(len(spikes)) for neuron in spikes[step].ravel().nonzero()[0]
+    ]
+    return events

@@ -1,0 +1,261 @@
+"""How a report reads: numbers with their units, the headline, and the terminal form (compact at 80 columns)."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+from typing import Any
+
+from rich import box
+from rich.console import Console, Group, RenderableType
+from rich.table import Table
+from rich.text import Text
+
+Section = dict[str, Any]
+
+MISSING = "–"
+ESTIMATE = "Estimate, not a measurement: exact counts times published prices. Unpriced is unknown, never zero."
+_PREFIXES = {-18: "a", -15: "f", -12: "p", -9: "n", -6: "µ", -3: "m", 0: "", 3: "k", 6: "M", 9: "G", 12: "T", 15: "P"}
+
+
+# -- numbers ---------------------------------------------------------------------------------------------------------
+
+
+def _exponent(value: float) -> int:
+    """Power of 1000 whose prefix shows `value` with one to three digits before the point."""
+    rounded = float(f"{abs(value):.2e}")  # 999,999 is 1.00 M, not 1000 k
+    power = 3 * math.floor(math.log10(rounded) / 3) if rounded and math.isfinite(rounded) else 0
+    return min(max(power, min(_PREFIXES)), max(_PREFIXES))
+
+
+def count(value: float | None) -> str:
+    """Exact below 10,000, then three digits and an SI prefix: ``1.23 M``."""
+    if value is None:
+        return MISSING
+    if abs(value) < 10_000 or not math.isfinite(value):
+        return f"{value:,}"
+    power = _exponent(value)
+    return f"{value / 10**power:#.3g}".rstrip(".") + f" {_PREFIXES[power]}"
+
+
+def joule(value: float | None, like: float | None = None) -> str:
+    """Three digits with the unit that fits: ``118 nJ``. `like` fixes the unit, for values to be compared."""
+    if value is None:
+        return MISSING
+    if value == 0 or not math.isfinite(value):
+        return f"{value:g} J"
+    power = _exponent(like or value)
+    scaled = value / 10.0**power
+    digits = f"{scaled:#.3g}".rstrip(".")
+    return f"{digits if abs(scaled) >= 0.001 else '<0.001'} {_PREFIXES[power]}J"
+
+
+def price(value: float | None, like: float | None = None) -> str:
+    """A published figure in the unit of `like`, with no digit that was not published: ``0.9 pJ``."""
+    if value is None:
+        return MISSING
+    power = _exponent(like or value)
+    return f"{value / 10.0**power:.6g} {_PREFIXES[power]}J"
+
+
+def percent(value: float | None) -> str:
+    return MISSING if value is None else f"{100 * value:.1f} %"
+
+
+def number(value: float | None, digits: int = 3) -> str:
+    """Plain significant digits: ``0.113``, ``2.4e-7``."""
+    if value is None:
+        return MISSING
+    mantissa, e, exponent = f"{value:.{digits}g}".partition("e")
+    return f"{mantissa}e{int(exponent)}" if e else mantissa
+
+
+def fixed(value: float | None) -> str:
+    """Three decimals, for errors in units of the membrane potential that stand side by side."""
+    return MISSING if value is None else f"{value:.3f}"
+
+
+def plural(n: int, noun: str) -> str:
+    return f"{n:,} {noun}" if n == 1 else f"{n:,} {noun}s"
+
+
+def printable(value: Any) -> Any:
+    """Replace what no terminal or page should interpret: names come from files that anyone may have written."""
+    if isinstance(value, str):
+        return "".join(c if c.isprintable() else " " if c.isspace() else "\ufffd" for c in value)
+    if isinstance(value, dict):
+        return {printable(k): printable(v) for k, v in value.items()}
+    return [printable(v) for v in value] if isinstance(value, list) else value
+
+
+# -- what both forms say ---------------------------------------------------------------------------------------------
+
+
+def total(rung: Section, field: str) -> int:
+    """Sum over a rung's layers; the document holds the layers only."""
+    return sum(layer[field] for layer in rung["layers"])
+
+
+def verdict(rung: Section) -> str:
+    """``0 mismatching spikes``"""
+    return plural(total(rung, "mismatches"), "mismatching spike")
+
+
+def divergence(first: Section, rung: Section) -> str:
+    """Where the two sides of a rung part, what each did, and how far u was from the threshold."""
+    neuron = ", ".join(str(i) for i in first["neuron"])
+    sides = f"{rung['from']} {first['from']}, {rung['to']} {first['to']}"
+    place = f"sample {first['sample']}, step {first['step']}, neuron ({neuron}): {sides}"
+    u, threshold = number(first["u"], 9), number(first["v_threshold"], 9)
+    return f"{place}; u = {u}, threshold {threshold}, distance {number(first['distance'])}"
+
+
+def sample_noun(document: Section) -> str:
+    shape = (document.get("network") or {}).get("input_shape") or ()
+    return "image" if len(shape) == 3 else "sample"
+
+
+def priced(energy: Section | None) -> Section | None:
+    """The first profile with a price: the one that the headline quotes."""
+    profiles = (energy or {}).get("profiles") or []
+    return next((p for p in profiles if p["rows"]), None)
+
+
+def headline(document: Section) -> list[str]:
+    """The one-line result, in parts; empty where the document claims nothing."""
+    parts = []
+    if checked := document.get("parity"):
+        rungs = checked["rungs"]
+        bad = sum(not rung["holds"] for rung in rungs)
+        spikes = plural(sum(total(rung, "mismatches") for rung in rungs), "mismatching spike")
+        parts.append(f"{spikes} in {f'{bad} of ' if bad else ''}{plural(len(rungs), 'hand-over')}")
+    if scored := document.get("accuracy"):
+        parts.append(f"{percent(scored['value'])} accuracy")
+    if profile := priced(document.get("energy")):
+        parts.append(f"{joule(profile['joule_per_sample'])} per {sample_noun(document)} (estimate)")
+    return parts
+
+
+def key_terms(energy: Section) -> list[Section]:
+    """The counts that people ask for first: multiply-accumulates, accumulates, spikes."""
+    chosen = [t for t in energy["terms"] if t["name"] in ("mac", "ac") or "spike" in (t["unit"], *t["name"].split("_"))]
+    return chosen or energy["terms"][:3]
+
+
+def titles(energy: Section) -> dict[str, str]:
+    return {term["name"]: term["title"] for term in energy["terms"]}
+
+
+def by_reason(unpriced: list[Section]) -> dict[str, list[Section]]:
+    """Unpriced terms under the reason that they share."""
+    reasons: dict[str, list[Section]] = {}
+    for term in unpriced:
+        reasons.setdefault(term["why"], []).append(term)
+    return reasons
+
+
+# -- terminal --------------------------------------------------------------------------------------------------------
+
+
+def _table(title: str, columns: Iterable[str], left: int = 1) -> Table:
+    """A table whose first `left` columns are words and the others numbers."""
+    table = Table(title=Text(title), title_justify="left", box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), show_edge=False)
+    for i, column in enumerate(columns):
+        table.add_column(Text(column), justify="left" if i < left else "right", overflow="fold")
+    return table
+
+
+def _row(table: Table, *cells: str) -> None:
+    table.add_row(*(Text(cell) for cell in cells))  # Text: a name such as "[red]" is not markup
+
+
+def parity(section: Section) -> RenderableType:
+    """One verdict line per rung, the layers under them, and every first divergence in full."""
+    lines: list[RenderableType] = []
+    columns = ("hand-over", "layer", "compared", "mismatches", "ties", "largest |Δv|")
+    table = _table(f"Spikes compared, {plural(section['samples'], 'sample')}", columns, left=2)
+    for rung in section["rungs"]:
+        name = f"{rung['from']} -> {rung['to']}"
+        text = Text(f"{name}: {verdict(rung)} of {total(rung, 'compared'):,} compared", "" if rung["holds"] else "bold")
+        lines.append(text if rung["holds"] else text.append("  DOES NOT HOLD"))
+        for layer in rung["layers"]:
+            numbers = (f"{layer[field]:,}" for field in ("compared", "mismatches", "ties"))
+            _row(table, name, layer["layer"], *numbers, number(layer["max_v_error"]))
+            if layer["first"]:
+                lines.append(Text(f"  first at {layer['layer']}: {divergence(layer['first'], rung)}"))
+    return Group(*lines, Text(), table)
+
+
+def accuracy(section: Section) -> RenderableType:
+    return Text(f"accuracy: {section['correct']:,} of {section['samples']:,} = {percent(section['value'])}")
+
+
+def training(section: Section) -> RenderableType:
+    """The arms side by side."""
+    title = f"Training: {plural(section['epochs'], 'epoch')}, {section['seconds']:.1f} s, seed {section['seed']}"
+    table = _table(title, ("arm", "accuracy", "quantization error"))
+    for arm in section["arms"]:
+        _row(table, arm["name"], percent(arm["accuracy"]), fixed(arm["quantization_error"]))
+    return table
+
+
+def _counts(section: Section) -> Table:
+    terms = key_terms(section)
+    columns = ("layer", "input", "firing rate", *(term["name"] for term in terms))
+    table = _table(f"Counts, total of {plural(section['samples'], 'sample')}", columns, left=2)
+    for layer in section["layers"]:
+        values = (f"{layer['counts'][term['name']]:,}" for term in terms)
+        _row(table, layer["layer"], layer["input"], percent(layer["firing_rate"]), *values)
+    _row(table, "total", "", "", *(f"{section['totals'][term['name']]:,}" for term in terms))
+    return table
+
+
+def _summary(profiles: list[Section]) -> Table:
+    table = _table("Energy per sample (estimate)", ("profile", "all priced", "synaptic", "ANN twin", "twin / synaptic"))
+    for p in profiles:
+        sums = ("joule_per_sample", "synaptic_joule_per_sample", "twin_joule_per_sample")
+        values = (joule(p[key]) if p["rows"] or key.startswith("twin") else "not priced" for key in sums)
+        _row(table, p["name"], *values, MISSING if p["ratio"] is None else f"{p['ratio']:.2f}")
+    return table
+
+
+def profile(section: Section) -> RenderableType:
+    """One profile's ledger; sources as numbered notes, so that the table fits 80 columns."""
+    parts: list[RenderableType] = []
+    if section["rows"]:
+        sources = list(dict.fromkeys(row["source"] for row in section["rows"]))
+        largest = max(row["price_joule"] for row in section["rows"])
+        columns = ("term", "scope", "evidence", "count", "price", "energy", "source")
+        table = _table(f"{section['name']}: {section['title']}", columns, left=3)
+        for row in section["rows"]:
+            words = (row["term"], row["scope"], row["evidence"], count(row["count"]))
+            reference = f"[{sources.index(row['source']) + 1}]"
+            _row(table, *words, price(row["price_joule"], largest), joule(row["joule"]), reference)
+        parts += [table, *(Text(f"[{i}] {source}") for i, source in enumerate(sources, 1))]
+    else:
+        parts.append(Text(f"{section['name']}: {section['title']}: no published price"))
+    parts += [Text(f"note: {note}") for note in section["notes"]]
+    for why, terms in by_reason(section["unpriced"]).items():
+        listed = ", ".join(f"{u['term']} {count(u['count'])}" for u in terms)
+        parts.append(Text(f"unpriced ({why}): {listed}"))
+    return Group(*parts)
+
+
+def energy(section: Section) -> RenderableType:
+    """Counts, one line per profile, every ledger with its sources, and what has no price."""
+    parts: list[RenderableType] = [_counts(section), Text(), _summary(section["profiles"])]
+    for each in section["profiles"]:
+        parts += [Text(), profile(each)]
+    return Group(*parts, Text(), Text(ESTIMATE, "italic"))
+
+
+def render(document: Section, console: Console) -> None:
+    """Print the headline and every section that the document has and a terminal can show."""
+    document = printable(document)
+    if parts := headline(document):
+        console.print(Text(", ".join(parts), "bold"))
+    writers = {"accuracy": accuracy, "parity": parity, "training": training, "energy": energy}
+    for name, write in writers.items():
+        if document.get(name):
+            console.print()
+            console.print(write(document[name]))
