@@ -1,4 +1,4 @@
-"""The two diagnostics of RMP-Loss: how membrane potentials are distributed, and how far they lie from a spike's values."""
+"""The diagnostics of RMP-Loss: how membrane potentials are distributed, and how far they lie from a spike's values."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ class Histogram:
 
 
 def quantization_error(u: npt.NDArray[Any]) -> float:
-    """``mean( min(|u|, |1 - u|) )``: the distance to the nearest value that a spike can take (rmp_loss.md section 3)."""
+    """``mean( min(|u|, |1 - u|) )``: the distance to the nearest value that a spike can take."""
     return float(np.minimum(np.abs(u), np.abs(1 - u)).mean(dtype=np.float64))
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 
 import numpy as np
 import numpy.typing as npt
@@ -76,7 +77,7 @@ def climb(graph: SpikingGraph, traces: Sequence[Trace]) -> list[Rung]:
     exact = [t for t in traces if t.backend == "reference" and t.u]
     if len(traces) < 2 or not exact:
         raise RmpDeployError("parity: traces need the reference with u and at least one other. Run more backends.")
-    return [compare(graph, a, b, exact[0].u) for a, b in zip(traces[:-1], traces[1:], strict=True)]
+    return [compare(graph, a, b, exact[0].u) for a, b in pairwise(traces)]
 
 
 def compare(graph: SpikingGraph, a: Trace, b: Trace, u: Layers) -> Rung:
@@ -89,7 +90,7 @@ def compare(graph: SpikingGraph, a: Trace, b: Trace, u: Layers) -> Rung:
         if left.shape != right.shape:
             what = f"{a.backend} {left.shape} and {b.backend} {right.shape}"
             raise RmpDeployError(
-                f"parity of LIF '{op.name}': shapes = {what}, allowed equal ones. Run the same samples."
+                f"parity of LIF '{op.name}': shapes = {what}, allowed equal ones. Use the same samples."
             )
         differs: Mask = left != right
         first_step[op.name] = np.where(differs.any(axis=_axes(differs, 1)), _first_steps(differs), graph.T)

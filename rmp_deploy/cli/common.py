@@ -31,9 +31,7 @@ def add_data(parser: argparse.ArgumentParser, at_most: int | None = None) -> Non
     """`--data` and `--samples`; without --samples all, or the first `at_most`."""
     parser.add_argument("--data", required=True, metavar="D", help="a data set's name or an .npz with x and y")
     meaning = "all" if at_most is None else f"{at_most}, or all if fewer"
-    parser.add_argument(
-        "--samples", type=int, metavar="N", help=f"how many of them, from the first (default: {meaning})"
-    )
+    parser.add_argument("--samples", type=int, metavar="N", help=f"the first N of them (default: {meaning})")
     parser.set_defaults(at_most=at_most)
 
 

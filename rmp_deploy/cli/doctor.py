@@ -7,7 +7,6 @@ import importlib.metadata
 import importlib.util
 import json
 import platform
-import sys
 from dataclasses import asdict, dataclass
 
 from rich.console import Console
@@ -75,9 +74,7 @@ def _lava() -> Finding:
         import_lava()
     except RmpDeployError as e:
         return Finding(feature, False, "missing or not usable", str(e))
-    return Finding(
-        feature, True, f"lava-nc {_version('lava-nc')} on Python {sys.version_info[0]}.{sys.version_info[1]}", ""
-    )
+    return Finding(feature, True, f"lava-nc {_version('lava-nc')} on Python {platform.python_version()}", "")
 
 
 def _version(package: str) -> str:

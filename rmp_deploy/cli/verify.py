@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import argparse
+import time
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -51,19 +54,22 @@ def verify(
 ) -> tuple[report.Section, list[Trace]]:
     """Climb torch (where a run is given) -> reference -> onnxruntime -> lava; the parity section and the traces."""
     graph.check_samples(samples.x)
+    runs: dict[str, Callable[[], Trace]] = {
+        name: partial(backends.run, graph, samples.x, name, record) for name, record in RECORD.items()
+    }
+    if run_folder is not None:
+        runs = {"torch": partial(_torch, run_folder, samples), **runs}
+    traces: list[Trace] = []
+    seconds: dict[str, float] = {}
     with progress() as bar:
-        task = bar.add_task("verify", total=len(RECORD) + (run_folder is not None) + 1)
-        traces: list[Trace] = []
-        if run_folder is not None:
-            bar.update(task, description="verify: torch")
-            traces.append(_torch(run_folder, samples))
+        task = bar.add_task("verify", total=len(runs))
+        for name, run_backend in runs.items():
+            bar.update(task, description=f"verify: {name}")
+            start = time.perf_counter()
+            traces.append(run_backend())
+            seconds[name] = time.perf_counter() - start
             bar.advance(task)
-        for backend, record in RECORD.items():
-            bar.update(task, description=f"verify: {backend}")
-            traces.append(backends.run(graph, samples.x, backend, record))
-            bar.advance(task)
-        self_check = check_golden(file)
-    return report.parity(parity.climb(graph, traces), len(samples.x), self_check), traces
+    return report.parity(parity.climb(graph, traces), len(samples.x), seconds, check_golden(file)), traces
 
 
 def check_golden(file: str | Path) -> dict[str, Any] | None:

@@ -22,7 +22,7 @@ _TERM_CLASSES = {"mac": "dense", "ac": "spiking"}
 _TINTS = ("tint0", "tint1", "tint2", "tint3", "tint4", "tint5")
 _SCOPES = {"per_term": "per operation", "all_in": "all-in"}
 _BEFORE_UNIT = re.compile(r"(?<=\d) (?=(?:%|[afpnµmkMG]?J\b|[kMGTP]\b))")
-_DOI = re.compile(r"(?:https?://(?:dx\.)?doi\.org/|doi:?\s*)(10\.\d{4,9}/[^\s,;]+[^\s,;.])", re.IGNORECASE)
+_DOI = re.compile(r"(?:https?://(?:dx\.)?doi\.org/|doi:?\s*)(10\.\d{4,9}/[^\s,;]+[^\s,;:.)])", re.IGNORECASE)
 
 
 def _tie(words: str) -> str:
@@ -59,11 +59,12 @@ def _used_first(names: list[str], energy: Section) -> list[str]:
 def _profile_bars(energy: Section, profile: Section) -> list[tuple[Section, str]]:
     """(layer, stacked bar) of one profile, all layers on one scale."""
     titles, colours = text.titles(energy), _colours(energy)
-    largest = max((layer["joule"] for layer in profile["layers"]), default=0.0)
+    largest = max((layer["joule"] or 0.0 for layer in profile["layers"]), default=0.0)
     bars = []
     for layer in profile["layers"]:
-        told = {term: f"{titles[term]} {_tie(text.joule(joule))}" for term, joule in layer["terms"].items()}
-        parts = [(colours[term], joule, told[term]) for term, joule in layer["terms"].items()]
+        spent = {term: joule for term, joule in layer["terms"].items() if joule}
+        told = {term: f"{titles[term]} {_tie(text.joule(joule))}" for term, joule in spent.items()}
+        parts = [(colours[term], joule, told[term]) for term, joule in spent.items()]
         bars.append((layer, svg.stack(parts, largest, f"{layer['layer']}: {', '.join(told.values())}")))
     return bars
 
@@ -101,9 +102,11 @@ def _environment() -> Environment:
         "meter": _meter,
         "outputs": svg.outputs,
         "picture": svg.picture,
+        "explained": text.explained,
         "profile_bars": _profile_bars,
         "raster_chart": svg.raster,
         "titles": text.titles,
+        "self_check": text.self_check,
         "twin_bars": _twin_bars,
     }
     return env

@@ -56,8 +56,8 @@ def accuracy(correct: int, samples: int) -> Section:
     return {"correct": correct, "samples": samples, "value": correct / samples}
 
 
-def parity(rungs: Sequence[Rung], samples: int, self_check: Section | None) -> Section:
-    """The ladder; `self_check` is the file's own golden samples on stock ONNX Runtime, where it holds any."""
+def parity(rungs: Sequence[Rung], samples: int, seconds: Mapping[str, float], self_check: Section | None) -> Section:
+    """The ladder; `seconds` [s] that each backend took; `self_check`: the file's own golden samples, if it has any."""
     return {
         "samples": samples,
         "holds": all(rung.holds for rung in rungs) and (self_check is None or bool(self_check["holds"])),
@@ -69,6 +69,7 @@ def parity(rungs: Sequence[Rung], samples: int, self_check: Section | None) -> S
                 "holds": rung.holds,
                 "compared": rung.compared,
                 "mismatches": rung.mismatches,
+                "seconds": seconds[rung.target],
                 "max_output_error": rung.max_output_error,
                 "layers": [
                     {**asdict(layer), "first": None if layer.first is None else _divergence(layer.first)}

@@ -91,7 +91,7 @@ def histogram(key: str, layer: dict[str, Any]) -> str:
         return left + (right - left) * (u - low) / span
 
     errors = ", ".join(f"{arm['name']} {fixed(arm['quantization_error'])}" for arm in arms)
-    span_told = f"Density of u from {number(low)} to {number(high)}; threshold {number(threshold)}"
+    span_told = f"Density of u from {number(low, 6)} to {number(high, 6)}; threshold {number(threshold, 6)}"
     told = f"{span_told}; quantization error: {errors}."
     root = _image(key, f"Membrane potentials of {layer['layer']}", told, width, height)
     x = [at(edge) for edge in edges]
@@ -101,17 +101,18 @@ def histogram(key: str, layer: dict[str, Any]) -> str:
     _line(root, "axis", left, base, right, base)
     if low < threshold < high:
         _line(root, "threshold", at(threshold), top - 6, at(threshold), base)
-        _add(root, "text", f"threshold {number(threshold)}", css="note", x=at(threshold) + 5, y=top)
+        _add(root, "text", f"threshold {number(threshold, 6)}", css="note", x=at(threshold) + 5, y=top)
+    apart = at(1.0) - at(0.0) > 12  # an integer network's potentials are so large that the two values coincide
     for value in (0.0, 1.0):
-        if low <= value <= high:
+        if apart and low <= value <= high:
             _add(root, "path", css="spike-value", d=f"M{at(value):.1f},{base + 1}l5,8h-10z")
             _add(root, "text", f"{value:g}", css="mark", x=at(value), y=base + 22, text_anchor="middle")
-    for value, anchor in ((low, "start"), (high, "end")):
-        _add(root, "text", number(value), css="tick", x=at(value), y=base + 22, text_anchor=anchor)
+    for value, sign, anchor in ((low, "≤", "start"), (high, "≥", "end")):  # the outermost bins hold all beyond them
+        _add(root, "text", f"{sign} {number(value, 6)}", css="tick", x=at(value), y=base + 22, text_anchor=anchor)
     _add(
         root,
         "text",
-        "membrane potential u   (▲ the two spike values)",
+        "membrane potential u" + ("   (▲ the two spike values)" if apart else ""),
         css="tick",
         x=170.0,
         y=base + 36,
@@ -148,7 +149,9 @@ def raster(key: str, layer: dict[str, Any], steps: int) -> str:
         if steps <= 8:
             _add(root, "text", f"{per_step[step]:,}", css="mark", x=centre, y=top - 7, text_anchor="middle")
         if steps <= 8 or step in (0, steps - 1):
-            _add(root, "text", f"{step}", css="tick", x=centre, y=base + 15, text_anchor="middle")
+            anchor = "middle" if steps <= 8 else "end" if step else "start"
+            x = centre if steps <= 8 else right if step else left
+            _add(root, "text", f"{step}", css="tick", x=x, y=base + 15, text_anchor=anchor)
     _add(root, "text", "time step", css="tick", x=(left + right) / 2, y=base + 30, text_anchor="middle")
     return _markup(root)
 
@@ -158,7 +161,7 @@ def outputs(key: str, values: Sequence[float], prediction: int, label: int | Non
 
     Of more classes than fit, the ten largest and the label.
     """
-    width, left, right, top, pitch = 190.0, 22.0, 126.0, 22.0, 21.0
+    width, left, right, top, pitch = 190.0, 14.0 + 8 * len(str(len(values) - 1)), 126.0, 22.0, 21.0
     classes = list(range(len(values)))
     if len(values) > 16:
         largest = sorted(classes, key=lambda i: -values[i])[:10]

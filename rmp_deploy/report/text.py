@@ -50,11 +50,11 @@ def joule(value: float | None, like: float | None = None) -> str:
     return f"{digits if abs(scaled) >= 0.001 else '<0.001'} {_PREFIXES[power]}J"
 
 
-def price(value: float | None, like: float | None = None) -> str:
-    """A published figure in the unit of `like`, with no digit that was not published: ``0.9 pJ``."""
+def price(value: float | None) -> str:
+    """A published figure with no digit that was not published: ``0.9 pJ``; in pJ, as papers do, unless far from it."""
     if value is None:
         return MISSING
-    power = _exponent(like or value)
+    power = -12 if 1e-15 <= value < 1e-9 else _exponent(value)
     return f"{value / 10.0**power:.6g} {_PREFIXES[power]}J"
 
 
@@ -85,7 +85,7 @@ def printable(value: Any) -> Any:
         return "".join(c if c.isprintable() else " " if c.isspace() else "\ufffd" for c in value)
     if isinstance(value, dict):
         return {printable(k): printable(v) for k, v in value.items()}
-    return [printable(v) for v in value] if isinstance(value, list) else value
+    return [printable(v) for v in value] if isinstance(value, list | tuple) else value
 
 
 # -- what both forms say ---------------------------------------------------------------------------------------------
@@ -101,13 +101,31 @@ def verdict(rung: Section) -> str:
     return plural(total(rung, "mismatches"), "mismatching spike")
 
 
+def explained(rung: Section) -> str:
+    """Why a rung with mismatches holds all the same; empty where there is nothing to explain."""
+    if not rung["holds"] or not total(rung, "mismatches"):
+        return ""
+    return f"explained by {plural(total(rung, 'ties'), 'tie')} within float rounding of the threshold"
+
+
+def self_check(section: Section) -> str:
+    """What the file's own golden samples say; empty where the file holds none."""
+    check = section.get("self_check")
+    if not check:
+        return ""
+    bad = [name for name, layer in check["layers"].items() if layer["expected"] != layer["found"]]
+    result = "the spike counts are the expected ones" if check["holds"] else f"other spike counts in {', '.join(bad)}"
+    return f"self-check of the file on its {plural(check['samples'], 'golden sample')}: {result}"
+
+
 def divergence(first: Section, rung: Section) -> str:
     """Where the two sides of a rung part, what each did, and how far u was from the threshold."""
     neuron = ", ".join(str(i) for i in first["neuron"])
     sides = f"{rung['from']} {first['from']}, {rung['to']} {first['to']}"
     place = f"sample {first['sample']}, step {first['step']}, neuron ({neuron}): {sides}"
     u, threshold = number(first["u"], 9), number(first["v_threshold"], 9)
-    return f"{place}; u = {u}, threshold {threshold}, distance {number(first['distance'])}"
+    rounding = f" (float rounding explains {number(first['tolerance'])})" if first.get("tolerance") is not None else ""
+    return f"{place}; u = {u}, threshold {threshold}, distance {number(first['distance'])}{rounding}"
 
 
 def sample_noun(document: Section) -> str:
@@ -129,6 +147,10 @@ def headline(document: Section) -> list[str]:
         bad = sum(not rung["holds"] for rung in rungs)
         spikes = plural(sum(total(rung, "mismatches") for rung in rungs), "mismatching spike")
         parts.append(f"{spikes} in {f'{bad} of ' if bad else ''}{plural(len(rungs), 'hand-over')}")
+        if checked["holds"] and any(explained(rung) for rung in rungs):
+            parts.append("all explained by float rounding")
+        if not checked["holds"] and not bad:
+            parts.append("but the file fails its self-check")
     if scored := document.get("accuracy"):
         parts.append(f"{percent(scored['value'])} accuracy")
     if profile := priced(document.get("energy")):
@@ -146,10 +168,10 @@ def titles(energy: Section) -> dict[str, str]:
     return {term["name"]: term["title"] for term in energy["terms"]}
 
 
-def by_reason(unpriced: list[Section]) -> dict[str, list[Section]]:
-    """Unpriced terms under the reason that they share."""
+def by_reason(terms: list[Section]) -> dict[str, list[Section]]:
+    """Terms without a price of their own, under the reason that they share."""
     reasons: dict[str, list[Section]] = {}
-    for term in unpriced:
+    for term in terms:
         reasons.setdefault(term["why"], []).append(term)
     return reasons
 
@@ -176,13 +198,16 @@ def parity(section: Section) -> RenderableType:
     table = _table(f"Spikes compared, {plural(section['samples'], 'sample')}", columns, left=2)
     for rung in section["rungs"]:
         name = f"{rung['from']} -> {rung['to']}"
-        text = Text(f"{name}: {verdict(rung)} of {total(rung, 'compared'):,} compared", "" if rung["holds"] else "bold")
-        lines.append(text if rung["holds"] else text.append("  DOES NOT HOLD"))
+        result = explained(rung) if rung["holds"] else "DOES NOT HOLD"
+        words = f"{name}: {verdict(rung)} of {total(rung, 'compared'):,} compared"
+        lines.append(Text(f"{words}, {result}" if result else words, "" if rung["holds"] else "bold"))
         for layer in rung["layers"]:
             numbers = (f"{layer[field]:,}" for field in ("compared", "mismatches", "ties"))
             _row(table, name, layer["layer"], *numbers, number(layer["max_v_error"]))
             if layer["first"]:
                 lines.append(Text(f"  first at {layer['layer']}: {divergence(layer['first'], rung)}"))
+    if check := self_check(section):
+        lines.append(Text(check))
     return Group(*lines, Text(), table)
 
 
@@ -214,7 +239,7 @@ def _summary(profiles: list[Section]) -> Table:
     table = _table("Energy per sample (estimate)", ("profile", "all priced", "synaptic", "ANN twin", "twin / synaptic"))
     for p in profiles:
         sums = ("joule_per_sample", "synaptic_joule_per_sample", "twin_joule_per_sample")
-        values = (joule(p[key]) if p["rows"] or key.startswith("twin") else "not priced" for key in sums)
+        values = (joule(p[key]) if p["rows"] or p[key] is not None else "not priced" for key in sums)
         _row(table, p["name"], *values, MISSING if p["ratio"] is None else f"{p['ratio']:.2f}")
     return table
 
@@ -224,20 +249,20 @@ def profile(section: Section) -> RenderableType:
     parts: list[RenderableType] = []
     if section["rows"]:
         sources = list(dict.fromkeys(row["source"] for row in section["rows"]))
-        largest = max(row["price_joule"] for row in section["rows"])
         columns = ("term", "scope", "evidence", "count", "price", "energy", "source")
         table = _table(f"{section['name']}: {section['title']}", columns, left=3)
         for row in section["rows"]:
             words = (row["term"], row["scope"], row["evidence"], count(row["count"]))
             reference = f"[{sources.index(row['source']) + 1}]"
-            _row(table, *words, price(row["price_joule"], largest), joule(row["joule"]), reference)
+            _row(table, *words, price(row["price_joule"]), joule(row["joule"]), reference)
         parts += [table, *(Text(f"[{i}] {source}") for i, source in enumerate(sources, 1))]
     else:
         parts.append(Text(f"{section['name']}: {section['title']}: no published price"))
     parts += [Text(f"note: {note}") for note in section["notes"]]
-    for why, terms in by_reason(section["unpriced"]).items():
-        listed = ", ".join(f"{u['term']} {count(u['count'])}" for u in terms)
-        parts.append(Text(f"unpriced ({why}): {listed}"))
+    for kind in ("included", "unpriced"):
+        for why, terms in by_reason(section.get(kind) or []).items():
+            listed = ", ".join(f"{u['term']} {count(u['count'])}" for u in terms)
+            parts.append(Text(f"{kind} ({why}): {listed}"))
     return Group(*parts)
 
 
