@@ -91,7 +91,10 @@ def _graph(model: ModelProto, path: str | Path) -> SpikingGraph:
             dt=header["dt"],
             provenance=header["provenance"],
         )
-        _same_model(model, to_model(graph), path)
+        again = to_model(graph)
+        _same_model(model, again, path)
+        if header["sha256"] != json.loads(_properties(again)[GRAPH_KEY])["sha256"]:
+            raise _refused(path, "parameters do not match their checksum", "Copy or export it again")
     except RmpDeployError as e:
         raise RmpDeployError(f"file '{path}': {e}") from e
     except MALFORMED as e:

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import base64
+import hashlib
 import json
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
@@ -199,7 +200,19 @@ def _header(graph: SpikingGraph) -> dict[str, Any]:
         "input": {"name": graph.input.name, "shape": graph.input.shape, "encoding": graph.input.encoding},
         "readout": {"value": graph.readout.value, "rule": graph.readout.rule},
         "provenance": graph.provenance,
+        "sha256": _digest(graph),
     }
+
+
+def _digest(graph: SpikingGraph) -> str:
+    """Checksum of every parameter: a flipped bit in a weight would otherwise be another network, not an error."""
+    digest = hashlib.sha256()
+    for op in graph.ops:
+        for field in fields(op):
+            value = getattr(op, field.name)
+            content = value.tobytes() if isinstance(value, np.ndarray) else repr(value).encode()
+            digest.update(f"{op.name}/{field.name}:{len(content)}:".encode() + content)
+    return digest.hexdigest()
 
 
 def save(graph: SpikingGraph, path: str | Path, golden: npt.NDArray[Any] | None = None) -> Path:

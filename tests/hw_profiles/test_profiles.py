@@ -1,0 +1,201 @@
+"""The shipped profiles say what their sources say; a bad profile is one line that names the key."""
+
+import pytest
+
+from rmp_deploy.errors import RmpDeployError
+from rmp_deploy.hw_profiles import LIMITS, TERMS, Figure, HardwareProfile, Price, load, names
+
+GOOD = """
+name = "chip"
+title = "a chip"
+[terms.ac]
+value = 5
+unit = "pJ"
+scope = "per_term"
+evidence = "measured"
+source = "a paper, Table 1"
+"""
+
+
+def load_text(tmp_path, text):
+    path = tmp_path / "chip.toml"
+    path.write_text(text)
+    return load(path)
+
+
+def joules(profile):
+    return {term: p.joule for term, p in profile.prices.items() if p.status == "priced"}
+
+
+def test_names():
+    assert names() == ["cmos45", "loihi1"]
+
+
+def test_cmos45():
+    """Horowitz 2014, Fig. 1.1.9, fp32: add 0.9 pJ, multiply 3.7 pJ."""
+    profile = load("cmos45")
+    assert joules(profile) == {
+        "mac": 4.6e-12, "ac": 0.9e-12, "bias_add": 0.9e-12, "pool_add": 0.9e-12,
+        "neuron_multiply": 3.7e-12, "neuron_add": 0.9e-12,
+    }  # fmt: skip
+    price = profile.prices
+    assert price["mac"].joule == pytest.approx(price["neuron_multiply"].joule + price["neuron_add"].joule)
+    assert price["mac"].joule / price["ac"].joule == pytest.approx(5.1, abs=0.05)
+    unknown = {term for term, p in price.items() if p.status == "unknown"}
+    assert unknown == {"neuron_compare", "reset", "spike", "weight_read", "state_read", "state_write"}
+    assert all(p.figure.evidence == "estimated" for p in price.values() if p.figure)
+
+
+def test_loihi1():
+    """Davies 2018, Table 2, and the chip's sizes."""
+    profile = load("loihi1")
+    assert joules(profile) == {"ac": 23.6e-12, "neuron_active": 81e-12, "neuron_inactive": 52e-12, "spike": 1.7e-12}
+    assert {term for term, p in profile.prices.items() if p.status == "unknown"} == {"mac", "pool_add"}
+    assert all(p.figure.evidence == "simulated" for p in profile.prices.values() if p.figure)
+    assert {name: p.joule for name, p in profile.uncounted.items()} == {
+        "hop_east_west": 3e-12, "hop_north_south": 4e-12, "stdp_update": 120e-12,
+    }  # fmt: skip
+    assert {name: limit.value for name, limit in profile.limits.items()} == {
+        "cores": 128, "neurons_per_core": 1024, "input_axons_per_core": 4096, "output_axons_per_core": 4096,
+        "synapse_memory_per_core": 131072, "weight_bits": 9, "decay_bits": 12, "threshold_bits": 17, "state_bits": 24,
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize("name", names())
+def test_every_shipped_entry_explains_itself(name):
+    profile = load(name)
+    assert profile.name == name
+    assert profile.title
+    assert profile.notes
+    assert set(profile.prices) == set(TERMS)
+    assert set(profile.limits) == set(LIMITS)
+    for price in profile.prices.values():
+        assert price.why != "not in the profile"
+        assert price.why if price.figure is None else "doi" in price.figure.source
+    for limit in profile.limits.values():
+        assert limit.why if limit.value is None else limit.source
+
+
+def test_a_path_works_and_what_a_profile_leaves_out_is_unknown(tmp_path):
+    profile = load_text(tmp_path, GOOD)
+    assert joules(profile) == {"ac": 5e-12}
+    assert profile.prices["mac"] == Price(why="not in the profile")
+    assert profile.prices["mac"].joule is None
+    assert profile.limits["cores"].value is None
+    assert load(str(tmp_path / "chip.toml")) == profile
+
+
+@pytest.mark.parametrize(("unit", "joule"), [("J", 5), ("nJ", 5e-9), ("pJ", 5e-12), ("fJ", 5e-15)])
+def test_units(tmp_path, unit, joule):
+    assert load_text(tmp_path, GOOD.replace('"pJ"', f'"{unit}"')).prices["ac"].joule == pytest.approx(joule, rel=1e-15)
+
+
+def test_a_true_zero_is_not_unknown(tmp_path):
+    price = load_text(tmp_path, GOOD.replace("value = 5", "value = 0.0")).prices["ac"]
+    assert (price.joule, price.status) == (0.0, "priced")
+
+
+MAC_ALL_IN = '[terms.mac]\nvalue = 1\nunit = "pJ"\nscope = "all_in"\nevidence = "measured"\nsource = "s"\n'
+BAD = {
+    "unknown key": (GOOD + "price = 3\n", r"terms\.ac: unknown key 'price', allowed value, unit"),
+    "unknown term": (
+        GOOD + '[terms.gpu]\nvalue = "unknown"\nwhy = "w"\n',
+        r"terms: unknown key 'gpu', allowed mac, ac",
+    ),
+    "unknown top key": ('colour = "red"\n' + GOOD, r"unknown key 'colour', allowed name, title, terms"),
+    "negative": (GOOD.replace("= 5", "= -1"), r"terms\.ac: value = -1 pJ, allowed 0\.\."),
+    "nan": (GOOD.replace("= 5", "= nan"), r"value = nan pJ"),
+    "infinite": (GOOD.replace("= 5", "= inf"), r"value = inf pJ"),
+    "boolean": (GOOD.replace("= 5", "= true"), r"value = True pJ"),
+    "text": (GOOD.replace("= 5", '= "5"'), r"value = '5' pJ, allowed .*unknown"),
+    "huge": (GOOD.replace("= 5", "= 0x" + "f" * 9000), r"value = .{1,60} pJ"),
+    "more digits than an int may have": (GOOD.replace("= 5", "= " + "9" * 9000), "not TOML"),
+    "unknown unit": (GOOD.replace('"pJ"', '"kWh"'), r"unit = 'kWh', allowed one of J, nJ, pJ, fJ"),
+    "unit is a list": (GOOD.replace('"pJ"', "[[]]"), r"unit = \[\[\]\], allowed one of J"),
+    "unknown scope": (GOOD.replace('"per_term"', '"total"'), r"scope = 'total', allowed per_term or all_in"),
+    "unknown evidence": (GOOD.replace('"measured"', '"rumour"'), r"evidence = 'rumour', allowed measured or simulated"),
+    "empty source": (GOOD.replace('"a paper, Table 1"', '" "'), r"source = ' ', allowed a text"),
+    "unknown without why": (GOOD + '[terms.mac]\nvalue = "unknown"\n', r"terms\.mac: key 'why' is missing"),
+    "unknown with a unit": (
+        GOOD + '[terms.mac]\nvalue = "unknown"\nwhy = "w"\nunit = "pJ"\n',
+        r"terms\.mac: unknown key 'unit', allowed value, why",
+    ),
+    "mixed scopes": (GOOD + MAC_ALL_IN, r"mac is all_in and ac is per_term, allowed one scope"),
+    "two all-in figures": (GOOD.replace("per_term", "all_in") + MAC_ALL_IN, r"all_in terms = mac, ac, allowed 1"),
+    "included in nothing": (GOOD + '[terms.mac]\nincluded_in = []\nwhy = "w"\n', r"included_in = \[\], allowed a list"),
+    "included in a stranger": (GOOD + '[terms.mac]\nincluded_in = ["x"]\nwhy = "w"\n', r"included_in = \['x'\]"),
+    "included in a list": (GOOD + '[terms.mac]\nincluded_in = [["ac"]]\nwhy = "w"\n', r"included_in = \[\['ac'\]\]"),
+    "included in an unknown": (
+        GOOD + '[terms.mac]\nincluded_in = ["spike"]\nwhy = "w"\n',
+        r"terms\.mac\.included_in = \['spike'\], allowed terms with a figure",
+    ),
+    "included in itself": (GOOD + '[terms.mac]\nincluded_in = ["mac", "ac"]\nwhy = "w"\n', r"terms\.mac\.included_in"),
+    "included and priced": (GOOD + 'included_in = ["mac"]\nwhy = "w"\n', r"terms\.ac: unknown key 'value'"),
+    "term is a number": ('name = "c"\ntitle = "t"\n[terms]\nac = 5\n', r"terms\.ac: value = 5, allowed a table"),
+    "no terms": ('name = "c"\ntitle = "t"\n', r"key 'terms' is missing"),
+    "no name": (GOOD.replace('name = "chip"', ""), r"key 'name' is missing"),
+    "notes are a text": ('notes = "n"\n' + GOOD, r"notes = 'n', allowed a list"),
+    "deep nesting": (GOOD.replace('name = "chip"', "name." + "a." * 2000 + "b = 1"), r"name = \{'a': "),
+    "unknown limit": (
+        GOOD + '[limits.wings]\nvalue = 2\nunit = "core"\nsource = "s"\n',
+        r"limits: unknown key 'wings'",
+    ),
+    "limit unit": (
+        GOOD + '[limits.cores]\nvalue = 2\nunit = "pJ"\nsource = "s"\n',
+        r"cores: unit = 'pJ', allowed core",
+    ),
+    "limit of 0": (
+        GOOD + '[limits.cores]\nvalue = 0\nunit = "core"\nsource = "s"\n',
+        r"cores: value = 0, allowed an int",
+    ),
+    "limit without source": (GOOD + '[limits.cores]\nvalue = 2\nunit = "core"\n', r"cores: key 'source' is missing"),
+    "strange name": (GOOD + '[uncounted."a\\nb"]\nvalue = "unknown"\nwhy = "w"\n', r"uncounted: name = 'a\\nb'"),
+    "not TOML": ("name = = 3", r"not TOML \(.*\)"),
+    **{
+        f"{key} missing": (
+            "\n".join(x for x in GOOD.splitlines() if not x.startswith(key)),
+            rf"ac: key '{key}' is miss",
+        )
+        for key in ("value", "unit", "scope", "evidence", "source")
+    },
+}
+
+
+@pytest.mark.parametrize(("text", "message"), BAD.values(), ids=BAD.keys())
+def test_a_bad_profile_is_one_line(tmp_path, text, message):
+    with pytest.raises(RmpDeployError, match=message) as info:
+        load_text(tmp_path, text)
+    said = str(info.value)
+    assert said.startswith("profile ")
+    assert "\n" not in said
+    assert len(said) < 600
+
+
+def test_a_missing_file_and_a_folder(tmp_path):
+    with pytest.raises(RmpDeployError, match=r"profile .*none\.toml: file = No such file"):
+        load(tmp_path / "none.toml")
+    with pytest.raises(RmpDeployError, match="file = Is a directory"):
+        load(tmp_path)
+
+
+def test_not_text_and_too_large(tmp_path):
+    path = tmp_path / "chip.toml"
+    path.write_bytes(b"\xff\xfe")
+    with pytest.raises(RmpDeployError, match="not TOML") as info:
+        load(path)
+    assert "\n" not in str(info.value)
+    path.write_bytes(b"#" * (1 << 17))
+    with pytest.raises(RmpDeployError, match="size > 65536 bytes"):
+        load(path)
+
+
+@pytest.mark.parametrize("name", ["loihi7", "", "toml"])
+def test_an_unknown_name_lists_the_known_ones(name):
+    with pytest.raises(RmpDeployError, match=rf"profile '{name}': unknown name, allowed cmos45, loihi1 or a path"):
+        load(name)
+
+
+def test_a_profile_built_in_python_is_held_to_the_same_rules():
+    figures = {"ac": Figure(1e-12, "per_term", "measured", "s"), "mac": Figure(1e-12, "all_in", "measured", "s")}
+    with pytest.raises(RmpDeployError, match="allowed one scope"):
+        HardwareProfile("p", "t", {term: Price(figure) for term, figure in figures.items()})

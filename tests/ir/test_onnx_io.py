@@ -1,0 +1,243 @@
+"""The file: a valid ONNX model that stock ONNX Runtime runs, that comes back equal, and that refuses what it is not."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+
+import numpy as np
+import onnx
+import onnxruntime as ort
+import pytest
+from onnx import TensorProto, helper, numpy_helper
+
+from rmp_deploy.errors import RmpDeployError
+from rmp_deploy.ir import onnx_io, reference
+from rmp_deploy.ir.graph import Input, Readout, SpikingGraph
+from rmp_deploy.ir.onnx_io.functions import DOMAIN, DOMAIN_VERSION
+
+
+@pytest.fixture
+def saved(tmp_path, convnet, images):
+    graph = convnet(norms=True)
+    return graph, onnx_io.save(graph, tmp_path / "net.onnx", golden=images(3))
+
+
+def edited(path, edit):
+    """Rewrite the file after `edit(model)`, as somebody else's tool would."""
+    model = onnx.load(path)
+    edit(model)
+    path.write_bytes(model.SerializeToString())
+    return path
+
+
+def scan_body(model):
+    (scan,) = [n for n in model.graph.node if n.op_type == "Scan"]
+    return next(a.g for a in scan.attribute if a.name == "body")
+
+
+def test_the_file_is_a_valid_model_without_custom_operators(saved):
+    _, path = saved
+    model = onnx.load(path)
+    onnx.checker.check_model(model, full_check=True)
+    assert {o.domain: o.version for o in model.opset_import} == {"": 21, DOMAIN: DOMAIN_VERSION}
+    functions = {f.name for f in model.functions}
+    nodes = list(model.graph.node) + list(scan_body(model).node)
+    assert all(n.domain == "" or n.op_type in functions for n in nodes)
+    assert all(n.domain == "" for f in model.functions for n in f.node)
+    lif = next(n for n in scan_body(model).node if n.name == "lif1")
+    assert {a.name for a in lif.attribute} == {"decay", "v_threshold", "v_reset", "reset"}
+
+
+def test_stock_onnx_runtime_runs_it_and_the_golden_samples_check_it(saved):
+    graph, path = saved
+    golden = onnx_io.load_golden(path)
+    session = ort.InferenceSession(str(path), providers=["CPUExecutionProvider"])
+    names = [o.name for o in session.get_outputs()]
+    found = dict(zip(names, session.run(None, {"input": golden.x}), strict=True))
+    expected = reference.run(graph, golden.x, ("spikes",))
+    for name, spikes in expected.spikes.items():
+        assert 0.02 < spikes.mean() < 0.98  # a check on silent neurons would check nothing
+        assert found[f"spike_count/{name}"].tolist() == golden.spike_count[name]
+        assert golden.spike_count[name] == spikes.reshape(3, -1).sum(1).tolist()
+    np.testing.assert_allclose(found["output"], expected.output, atol=1e-5)
+
+
+@pytest.mark.parametrize("encoding", ["direct", "time_series"])
+@pytest.mark.parametrize("rule", ["mean", "sum", "last"])
+@pytest.mark.parametrize("reset", ["hard", "soft"])
+def test_saved_and_loaded_is_the_same_graph(tmp_path, convnet, encoding, rule, reset):
+    base = convnet(norms=True)
+    graph = SpikingGraph(
+        "g",
+        Input("x", (2, 8, 8), encoding),
+        tuple(replace(op, reset=reset, v_reset=-0.25) if op.kind == "LIF" else op for op in base.ops),
+        Readout("fc", rule),
+        T=3,
+        dt=1e-4,
+        provenance={"who": 'a "quoted" näme'},
+    )
+    path = onnx_io.save(graph, tmp_path / "g.onnx")
+    assert onnx_io.load(path) == graph
+    assert onnx_io.load_golden(path) is None
+
+
+def test_the_same_graph_gives_the_same_bytes(tmp_path, convnet, images):
+    a, b = (onnx_io.save(convnet(), tmp_path / f"{i}.onnx", golden=images(2)).read_bytes() for i in "ab")
+    assert a == b
+
+
+def drop_domain(model):
+    kept = [o for o in model.opset_import if o.domain != DOMAIN]
+    del model.opset_import[:]
+    model.opset_import.extend(kept)
+
+
+def newer_domain(model):
+    next(o for o in model.opset_import if o.domain == DOMAIN).version = DOMAIN_VERSION + 1
+
+
+def nan_weight(model):
+    weight = next(i for i in model.graph.initializer if i.name == "fc/weight")
+    weight.CopyFrom(numpy_helper.from_array(np.full((5, 24), np.nan, np.float32), "fc/weight"))
+
+
+def other_op(model):
+    next(n for n in scan_body(model).node if n.name == "fc").op_type = "Softmax"
+
+
+def looser_threshold(model):
+    """The function's Greater becomes GreaterOrEqual: the same nodes, another neuron."""
+    lif = next(f for f in model.functions if f.name == "LIF")
+    next(n for n in lif.node if n.op_type == "Greater").op_type = "GreaterOrEqual"
+
+
+def swapped_readout(model):
+    next(n for n in model.graph.node if n.op_type == "ReduceMean").op_type = "ReduceSum"
+
+
+def more_steps(model):
+    next(i for i in model.graph.initializer if i.name == "time/T").CopyFrom(
+        numpy_helper.from_array(np.array([9], np.int64), "time/T")
+    )
+
+
+def lost_weight(model):
+    kept = [i for i in model.graph.initializer if i.name != "fc/weight"]
+    del model.graph.initializer[:]
+    model.graph.initializer.extend(kept)
+
+
+def huge_dims(model):
+    weight = next(i for i in model.graph.initializer if i.name == "fc/weight")
+    weight.dims[0] = 2**40
+
+
+def external_weight(model):
+    weight = next(i for i in model.graph.initializer if i.name == "fc/weight")
+    weight.data_location = TensorProto.EXTERNAL
+    weight.external_data.add(key="location", value="../../etc/passwd")
+    weight.ClearField("raw_data")
+
+
+def flipped_bit(model):
+    """A finite weight becomes another finite weight."""
+    weight = next(i for i in model.graph.initializer if i.name == "fc/weight")
+    weight.raw_data = bytes([weight.raw_data[0] ^ 1]) + weight.raw_data[1:]
+
+
+def flipped_threshold(model):
+    lif = next(n for n in scan_body(model).node if n.name == "lif1")
+    threshold = next(a.t for a in lif.attribute if a.name == "v_threshold")
+    threshold.raw_data = bytes([threshold.raw_data[0] ^ 1]) + threshold.raw_data[1:]
+
+
+def broken_header(model):
+    next(p for p in model.metadata_props if p.key == "rmp_deploy.graph").value = "{"
+
+
+def wrong_header(model):
+    header = next(p for p in model.metadata_props if p.key == "rmp_deploy.graph")
+    header.value = json.dumps({**json.loads(header.value), "T": "four"})
+
+
+@pytest.mark.parametrize(
+    ("edit", "said"),
+    [
+        (drop_domain, "without spiking ops"),
+        (newer_domain, f"version = {DOMAIN_VERSION + 1}, allowed 1..{DOMAIN_VERSION}"),
+        (nan_weight, "Linear 'fc': weight holds 120 NaN or infinite values"),
+        (other_op, "node 'fc': op = Softmax"),
+        (looser_threshold, "function 'LIF' is not what its spiking graph gives"),
+        (swapped_readout, "is not what its spiking graph gives"),
+        (more_steps, "constant 'time/T'"),
+        (lost_weight, "malformed"),
+        (huge_dims, "malformed"),
+        (external_weight, "weights outside the file"),
+        (flipped_bit, "parameters do not match their checksum"),
+        (flipped_threshold, "parameters do not match their checksum"),
+        (broken_header, "malformed"),
+        (wrong_header, "malformed"),
+    ],
+)
+def test_a_file_that_something_else_changed_is_refused_in_one_line(saved, edit, said):
+    path = edited(saved[1], edit)
+    with pytest.raises(RmpDeployError) as e:
+        onnx_io.load(path)
+    assert said in str(e.value)
+    assert str(path) in str(e.value)
+    assert "\n" not in str(e.value)
+
+
+def test_truncated_missing_empty_and_foreign_files_are_refused(saved, tmp_path):
+    whole = saved[1].read_bytes()
+    weight = helper.make_tensor_value_info("x", TensorProto.FLOAT, [1])
+    plain = helper.make_model(helper.make_graph([helper.make_node("Relu", ["x"], ["y"])], "g", [weight], [weight]))
+    cases = {
+        "truncated": whole[: len(whole) // 2],
+        "empty": b"",
+        "text": b"not a model",
+        "relu": plain.SerializeToString(),
+    }
+    for name, content in cases.items():
+        path = tmp_path / f"{name}.onnx"
+        path.write_bytes(content)
+        with pytest.raises(RmpDeployError, match=name):
+            onnx_io.load(path)
+    for path in (tmp_path / "missing.onnx", tmp_path):
+        with pytest.raises(RmpDeployError, match="cannot be read"):
+            onnx_io.load(path)
+
+
+def test_mutated_bytes_never_crash_and_never_load_as_another_network(saved):
+    """Flip, cut and repeat bytes: the file is refused in one line, or it still is that network."""
+    graph, path = saved
+    whole = path.read_bytes()
+    rng = np.random.default_rng(0)
+    for _ in range(300):
+        raw = bytearray(whole)
+        for _ in range(rng.integers(1, 4)):
+            at = int(rng.integers(len(raw)))
+            kind = rng.integers(3)
+            if kind == 0:
+                raw[at] ^= 1 << int(rng.integers(8))
+            elif kind == 1:
+                del raw[at : at + int(rng.integers(1, 64))]
+            else:
+                raw[at:at] = raw[at : at + int(rng.integers(1, 64))]
+        path.write_bytes(bytes(raw))
+        try:
+            loaded = onnx_io.load(path)
+        except RmpDeployError as e:
+            assert "\n" not in str(e)
+            continue
+        assert loaded.ops == graph.ops
+        assert (loaded.T, loaded.input, loaded.readout) == (graph.T, graph.input, graph.readout)
+
+
+def test_a_folder_that_cannot_be_written_leaves_nothing(tmp_path, convnet):
+    blocked = tmp_path / "file"
+    blocked.write_text("in the way")
+    with pytest.raises(RmpDeployError, match="cannot be written"):
+        onnx_io.save(convnet(), blocked / "net.onnx")
+    assert list(tmp_path.iterdir()) == [blocked]

@@ -1,0 +1,135 @@
+"""Folding changes where the arithmetic happens and not what the neurons see."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from rmp_deploy.errors import RmpDeployError
+from rmp_deploy.ir import reference
+from rmp_deploy.ir.graph import Input, Readout, SpikingGraph
+from rmp_deploy.ir.ops import LIF, AvgPool2d, BatchNorm, Conv2d, Flatten, Linear
+from rmp_deploy.passes.fold_batchnorm import fold_batchnorm
+from rmp_deploy.passes.fold_pool import fold_pool
+
+
+def agree(a, b, x, v_error):
+    left, right = (reference.run(g, x, ("spikes", "v")) for g in (a, b))
+    for name, spikes in left.spikes.items():
+        assert 0.02 < spikes.mean() < 0.98
+        np.testing.assert_array_equal(spikes, right.spikes[name])
+        np.testing.assert_allclose(left.v[name], right.v[name], atol=v_error)
+    np.testing.assert_allclose(left.output, right.output, atol=v_error)
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_folded_batchnorm_gives_the_same_spikes(convnet, images, seed):
+    graph = convnet(seed, norms=True)
+    folded = fold_batchnorm(graph)
+    assert not folded.of_type(BatchNorm)
+    assert [op.name for op in folded.ops] == [op.name for op in graph.ops if not isinstance(op, BatchNorm)]
+    agree(graph, folded, images(), 1e-5)
+
+
+def test_batchnorm_behind_a_synapse_without_bias_and_behind_linear():
+    rng = np.random.default_rng(0)
+    norm = {k: rng.uniform(0.5, 1.5, 4) for k in ("gamma", "beta", "mean", "var")}
+    graph = SpikingGraph(
+        "g",
+        Input("x", (3,), "direct"),
+        (
+            Linear(name="fc", inputs=("x",), weight=rng.normal(size=(4, 3))),
+            BatchNorm(name="bn", inputs=("fc",), eps=1e-5, **norm),
+            LIF(name="lif", inputs=("bn",), decay=0.5, v_threshold=0.5, v_reset=0.0),
+            Linear(name="out", inputs=("lif",), weight=rng.normal(size=(4, 4))),
+            BatchNorm(name="bn2", inputs=("out",), eps=1e-5, **norm),
+        ),
+        Readout("bn2", "mean"),
+        3,
+    )
+    folded = fold_batchnorm(graph)
+    assert folded.readout.value == "out"
+    agree(graph, folded, rng.normal(size=(20, 3)), 1e-6)
+
+
+def test_batchnorm_without_its_own_synapse_is_refused(convnet):
+    graph = convnet(norms=True)
+    on_input = BatchNorm(name="bn0", inputs=("x",), gamma=[1, 1], beta=[0, 0], mean=[0, 0], var=[1, 1], eps=1e-5)
+    first = replace(graph.ops[0], inputs=("bn0",))
+    with pytest.raises(RmpDeployError, match="BatchNorm 'bn0': input = the network's input"):
+        fold_batchnorm(replace(graph, ops=(on_input, first, *graph.ops[1:])))
+    shared = LIF(name="other", inputs=("conv1",), decay=0.5, v_threshold=0.5, v_reset=0.0)
+    with pytest.raises(RmpDeployError, match="readers of 'conv1'"):
+        fold_batchnorm(replace(graph, ops=(*graph.ops, shared)))
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_folded_pools_give_the_same_spikes_and_binary_inputs(convnet, images, seed):
+    graph = convnet(seed)
+    folded = fold_pool(graph)
+    assert not folded.of_type(AvgPool2d)
+    assert all(folded.is_spikes(op.inputs[0]) for op in folded.of_type(Conv2d, Linear) if op.inputs[0] != "x")
+    agree(graph, folded, images(), 1e-6)
+
+
+def test_pools_of_pools_and_strided_padded_convolutions_fold():
+    rng = np.random.default_rng(3)
+    graph = SpikingGraph(
+        "g",
+        Input("x", (2, 12, 24), "direct"),
+        (
+            Conv2d(name="c1", inputs=("x",), weight=rng.normal(size=(4, 2, 3, 3)) / 3, padding=(1, 1)),
+            LIF(name="l1", inputs=("c1",), decay=0.25, v_threshold=0.4, v_reset=0.0),
+            AvgPool2d(name="p1", inputs=("l1",), kernel=(3, 2), stride=(3, 2)),
+            AvgPool2d(name="p2", inputs=("p1",), kernel=(1, 2), stride=(1, 2)),
+            Conv2d(
+                name="c2", inputs=("p2",), weight=rng.normal(size=(4, 2, 3, 2)), stride=(2, 1), padding=(1, 1), groups=2
+            ),
+            LIF(name="l2", inputs=("c2",), decay=0.25, v_threshold=0.1, v_reset=0.0),
+            Flatten(name="f", inputs=("l2",)),
+            Linear(name="fc", inputs=("f",), weight=rng.normal(size=(3, 56))),
+        ),
+        Readout("fc", "mean"),
+        3,
+    )  # fmt: skip
+    folded = fold_pool(graph)
+    conv = folded.by_name["c2"]
+    assert conv.weight.shape[2:] == (9, 8)
+    assert (conv.stride, conv.padding) == ((6, 4), (3, 4))
+    agree(graph, folded, rng.random((4, 2, 12, 24)), 1e-6)
+
+
+def pooled(shape=(1, 4, 4), kernel=(2, 2), stride=(2, 2), after=None, readout="fc"):
+    n = (shape[1] // stride[0]) * (shape[2] // stride[1])
+    tail = after or (
+        Flatten(name="f", inputs=("pool",)),
+        Linear(name="fc", inputs=("f",), weight=np.ones((2, n))),
+    )
+    neuron = LIF(name="lif", inputs=("x",), decay=0.5, v_threshold=0.5, v_reset=0.0)
+    pool = AvgPool2d(name="pool", inputs=("lif",), kernel=kernel, stride=stride)
+    return SpikingGraph("g", Input("x", shape, "direct"), (neuron, pool, *tail), Readout(readout, "mean"), 2)
+
+
+@pytest.mark.parametrize(
+    ("graph", "said"),
+    [
+        (lambda: pooled(kernel=(2, 2), stride=(1, 1), after=(Flatten(name="f", inputs=("pool",)),), readout="f"),
+         "stride = (1, 1), allowed kernel = (2, 2)"),
+        (lambda: pooled(shape=(1, 5, 4)), "map = (5, 4), allowed multiples of kernel = (2, 2)"),
+        (lambda: pooled(
+            after=(LIF(name="l2", inputs=("pool",), decay=0.5, v_threshold=0.5, v_reset=0.0),), readout="l2"
+        ), "reader = LIF 'l2'"),
+        (lambda: pooled(after=(Flatten(name="f", inputs=("pool",)),), readout="f"), "readout = 'f'"),
+        (lambda: pooled(after=(
+            Conv2d(name="c", inputs=("pool",), weight=np.ones((1, 1, 2, 2)), dilation=(1, 1), padding=(1, 1)),
+            Conv2d(name="d", inputs=("pool",), weight=np.ones((1, 1, 2, 2)), dilation=(2, 2), padding=(1, 1)),
+        ), readout="c"), "reader 'd' has dilation = (2, 2)"),
+    ],
+)  # fmt: skip
+def test_a_pool_that_cannot_fold_exactly_is_refused_by_name(graph, said):
+    with pytest.raises(RmpDeployError) as e:
+        fold_pool(graph())
+    assert str(e.value).startswith("AvgPool2d 'pool': ")
+    assert said in str(e.value)
