@@ -286,17 +286,21 @@ def test_a_killed_process_is_an_error_not_a_hang(small, monkeypatch):
 def test_an_exception_in_a_process_is_an_error_not_a_hang(small, monkeypatch):
     from lava.proc.dense.models import PyDenseModelFloat
 
+    from rmp_deploy.converters.lava.recorder.processes import PySink
+
     def divide(self):
         return 1 / 0
 
-    monkeypatch.setattr(PyDenseModelFloat, "run_spk", divide)  # the forked children inherit it
-    with pytest.raises(
-        RmpDeployError, match=r"^Lava process '(fc|out)': ZeroDivisionError: division by zero, allowed "
-    ):
-        lava.run(*small)
-    monkeypatch.setattr(PyDenseModelFloat, "__init__", divide)
-    with pytest.raises(RmpDeployError, match=r"^Lava process '(fc|out)': TypeError: "):
-        lava.run(*small)
+    for model, names in ((PyDenseModelFloat, "fc|out"), (PySink, "record out")):  # in the middle and at the end
+        with monkeypatch.context() as patch:
+            patch.setattr(model, "run_spk", divide)  # the forked children inherit it
+            with pytest.raises(
+                RmpDeployError, match=rf"^Lava process '({names})': ZeroDivisionError: division by zero, "
+            ):
+                lava.run(*small)
+            patch.setattr(model, "__init__", divide)
+            with pytest.raises(RmpDeployError, match=rf"^Lava process '({names})': TypeError: "):
+                lava.run(*small)
     assert multiprocessing.active_children() == []
 
 

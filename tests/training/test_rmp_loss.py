@@ -1,0 +1,80 @@
+"""RMP-Loss: its value, its gradient, its schedules, and that it does what it is for."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+
+from rmp_deploy.analysis.membranes import histogram, quantization_error
+from rmp_deploy.training.models import ConvNet
+from rmp_deploy.training.neurons import LIF
+from rmp_deploy.training.rmp_loss import RMPLoss, quantization_distance, weight_at
+
+U = [-0.5, 0.0, 0.25, 0.5, 0.75, 1.0, 1.5]
+
+
+def test_distance_to_the_nearest_spike_value():
+    distances = [0.5, 0.0, 0.25, 0.5, 0.25, 0.0, 0.5]
+    u = torch.tensor(U)
+    assert quantization_distance(u).item() == pytest.approx(np.mean(distances))
+    assert quantization_distance(u, power=2).item() == pytest.approx(np.mean(np.square(distances)))
+    assert quantization_error(np.array(U)) == pytest.approx(np.mean(distances))
+
+
+def test_gradient_pulls_towards_0_and_1():
+    """d/du = sign(u) below 1/2 and sign(u - 1) above (rmp_loss.md section 3), divided by the number of elements."""
+    u = torch.tensor([-0.5, 0.25, 0.75, 1.5], requires_grad=True)
+    quantization_distance(u).backward()
+    assert (4 * u.grad).tolist() == [-1, 1, -1, 1]
+
+
+@pytest.mark.parametrize(
+    ("schedule", "weights"),
+    [
+        ("triangle", [0, 0.05, 0.1, 0.05, 0.0]),
+        ("ramp_hold", [0, 0.05, 0.1, 0.1, 0.1]),
+        ("constant", [0.1, 0.1, 0.1, 0.1, 0.1]),
+    ],
+)
+def test_schedules(schedule, weights):
+    assert [weight_at(n, 8, 0.1, schedule) for n in (0, 2, 4, 6, 8)] == pytest.approx(weights)
+
+
+def test_the_loss_is_the_weighted_mean_over_layers():
+    torch.manual_seed(0)
+    model = ConvNet(channels=(3,), hidden=4)
+    loss = RMPLoss(model, k=0.3, schedule="constant")
+    with pytest.raises(ValueError, match="Run the model forward first"):
+        loss(0, 1)
+    model(torch.rand(2, 1, 8, 8))
+    layers = [m for m in model.modules() if isinstance(m, LIF)]
+    assert len(layers) == 2
+    wanted = 0.3 * np.mean([quantization_error(m.u.detach().numpy()) for m in layers])
+    assert loss(0, 1).item() == pytest.approx(wanted, rel=1e-5)
+
+
+def test_its_gradient_reaches_the_weights_before_every_neuron():
+    torch.manual_seed(0)
+    model = ConvNet(channels=(3,), hidden=4)
+    model(torch.rand(4, 1, 8, 8))
+    RMPLoss(model, schedule="constant")(0, 1).backward()
+    assert model.conv1.layer.weight.grad.abs().sum() > 0
+    assert model.fc1.layer.weight.grad.abs().sum() > 0
+    assert model.fc2.layer.weight.grad is None  # no neuron behind it
+
+
+@pytest.mark.parametrize("options", [{"k": -1}, {"power": 3}, {"schedule": "up"}])
+def test_wrong_options_are_refused(options):
+    with pytest.raises(ValueError, match="allowed k >= 0, power 1 or 2"):
+        RMPLoss(ConvNet(), **options)
+    with pytest.raises(ValueError, match="LIF layers in the model = 0"):
+        RMPLoss(torch.nn.Linear(1, 1))
+
+
+def test_histogram_is_a_density_that_loses_nothing():
+    u = np.array([-5.0, -0.1, 0.1, 0.3, 7.0])
+    found = histogram(u, -1, 1, bins=4)
+    assert found.edges == (-1.0, -0.5, 0.0, 0.5, 1.0)
+    assert np.array(found.density) * 0.5 * 5 == pytest.approx([1, 1, 2, 1])
+    assert found.quantization_error == quantization_error(u)
