@@ -9,6 +9,18 @@ from pathlib import Path
 from rmp_deploy.errors import RmpDeployError
 
 
+def check_writable(folder: str | Path) -> None:
+    """Say before long work, and without making anything, that `folder` cannot be made or written.
+
+    Raises:
+        RmpDeployError: it or its nearest existing parent is no folder, or is read-only.
+    """
+    nearest = next(p for p in (Path(folder).absolute(), *Path(folder).absolute().parents) if p.exists())
+    if not nearest.is_dir() or not os.access(nearest, os.W_OK | os.X_OK):
+        reason = "Permission denied" if nearest.is_dir() else "Not a directory"
+        raise RmpDeployError(f"folder '{folder}': cannot be written ({reason}). Choose a folder with room.")
+
+
 def write_atomically(path: str | Path, data: bytes | str) -> Path:
     """Write `data` beside `path` and rename it into place: a reader sees the old file or the new one, never half.
 

@@ -15,6 +15,7 @@ from rmp_deploy.cli.energy import histograms, measure, raster
 from rmp_deploy.cli.export import GOLDEN_SAMPLES
 from rmp_deploy.cli.train import train_with_progress
 from rmp_deploy.cli.verify import verify
+from rmp_deploy.files import check_writable
 from rmp_deploy.hw_profiles import load as load_profile
 from rmp_deploy.ir import onnx_io
 from rmp_deploy.passes.fold_batchnorm import fold_batchnorm
@@ -36,6 +37,8 @@ def run(args: argparse.Namespace) -> int:
     out = Path(args.out)
     config = replace(preset("digits-convnet"), seed=args.seed)
     test = data.load(config.data)
+    to_verify = test.first(args.samples)
+    check_writable(out)
     say = _quiet if args.json else Console(highlight=False).print
 
     say("1. train a convolutional SNN on 1,437 handwritten digits, with and without RMP-Loss")
@@ -54,7 +57,7 @@ def run(args: argparse.Namespace) -> int:
     say(f"2. export to {file}, {file.stat().st_size:,} bytes, a valid ONNX model that any ONNX Runtime runs")
 
     say(f"3. verify {args.samples} test images: torch, NumPy reference, ONNX Runtime, Lava")
-    parity, _ = verify(graph, file, test.first(args.samples), run_folder)
+    parity, _ = verify(graph, file, to_verify, run_folder)
 
     say("4. count and price every operation of 360 test images\n")
     energy, right, first = measure(graph, test, [load_profile(name) for name in PROFILES])

@@ -41,17 +41,16 @@ def run(args: argparse.Namespace) -> int:
         console.print(table)
         for f in findings:
             if not f.works:
-                console.print(f"{f.feature}: {f.todo}", soft_wrap=True)
+                console.print(f"{f.feature}: {f.todo}", soft_wrap=True, markup=False)
     return 0 if findings[0].works else 1
 
 
 def examine() -> list[Finding]:
     """Core first: without it nothing works; every other feature is an extra."""
     return [
-        _packages("core: check, simulate, price files", ("numpy", "onnx", "onnxruntime", "rich", "jinja2"), ""),
+        _packages("core: simulate, verify and price files", ("numpy", "onnx", "onnxruntime", "rich", "jinja2"), ""),
         _packages("train and export", ("torch", "safetensors", "scikit-learn"), "train"),
         _lava(),
-        _packages("NIR files", ("nir",), "nir"),
     ]
 
 

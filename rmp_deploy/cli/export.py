@@ -29,7 +29,8 @@ def run(args: argparse.Namespace) -> int:
         raise RmpDeployError(f"export: needs {e.name}. Run: pip install 'rmp-deploy[train]'.") from e
     graph, config = run_to_graph(args.run_folder)
     golden = data.load(config.data).x[:GOLDEN_SAMPLES]
-    path = onnx_io.save(fold_batchnorm(graph), args.out, golden=golden)
+    graph = fold_batchnorm(graph)
+    path = onnx_io.save(graph, args.out, golden=golden)
     size = path.stat().st_size
     if args.json:
         print(json.dumps({"file": str(path), "bytes": size, "ops": [op.name for op in graph.ops], "T": graph.T}))

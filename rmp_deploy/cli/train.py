@@ -10,6 +10,7 @@ from rich.console import Console
 
 from rmp_deploy.cli.common import progress
 from rmp_deploy.errors import RmpDeployError
+from rmp_deploy.files import check_writable
 from rmp_deploy.training.config import PRESETS, TrainConfig, load_config, preset
 
 
@@ -22,6 +23,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     config = preset(args.preset) if args.preset else load_config(args.config)
+    check_writable(args.out)
     result = train_with_progress(config, "train")
     from rmp_deploy.training.loop import save_run
 
