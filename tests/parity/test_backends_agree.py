@@ -62,9 +62,8 @@ def random_graph(rng: np.random.Generator, encoding: str, on_lava: bool) -> Spik
     add(Linear(name="fc", inputs=(value,), weight=rng.normal(size=(4, shape[0])), bias=rng.normal(size=4)))
     c = net[0].weight.shape[1] * net[0].groups
     rule = str(rng.choice(["mean", "sum", "last"]))
-    return SpikingGraph(
-        "random", Input("x", (c, 8, 8), encoding), tuple(net), Readout("fc", rule), int(rng.integers(1, 6))
-    )
+    T = int(rng.integers(1, 6))
+    return SpikingGraph("random", Input("x", (c, 8, 8), encoding), tuple(net), Readout("fc", rule), T)
 
 
 def samples(rng: np.random.Generator, graph: SpikingGraph, n: int) -> np.ndarray:
