@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import tempfile
 from pathlib import Path
@@ -30,6 +31,7 @@ def write_atomically(path: str | Path, data: bytes | str) -> Path:
     path = Path(path)
     raw = data.encode() if isinstance(data, str) else data
     temporary: str | None = None
+    made = [folder for folder in path.parents if not _exists(folder)]
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
@@ -42,8 +44,20 @@ def write_atomically(path: str | Path, data: bytes | str) -> Path:
         os.umask(umask)
         Path(temporary).chmod(0o666 & ~umask)
         Path(temporary).replace(path)
-    except OSError as e:
+    except (OSError, ValueError) as e:  # ValueError: a name that no file can have
         if temporary is not None:
             Path(temporary).unlink(missing_ok=True)
-        raise RmpDeployError(f"file '{path}': cannot be written ({e.strerror or e}). Choose a folder with room.") from e
+        for folder in made:  # innermost first; one that was never made, or that somebody uses, stays as it is
+            with contextlib.suppress(OSError, ValueError):
+                folder.rmdir()
+        reason = getattr(e, "strerror", None) or e
+        raise RmpDeployError(f"file '{path}': cannot be written ({reason}). Choose a folder with room.") from e
     return path
+
+
+def _exists(folder: Path) -> bool:
+    """`Path.exists`, False for a name that no folder can have."""
+    try:
+        return folder.exists()
+    except (OSError, ValueError):
+        return False

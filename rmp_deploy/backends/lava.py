@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import queue
 import signal
+import time
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
@@ -22,6 +23,7 @@ from rmp_deploy.ir.trace import Record, Trace
 RECORDS: tuple[Record, ...] = ("spikes", "v")
 CHANNEL_SIZE = 4  # messages; Lava's 64 need 0.8 GB of /dev/shm per 224x224x64 map, and steps are in lock-step anyway
 POLL = 0.005  # [s] between looks at Lava's processes
+GRACE = 2.0  # [s] for a failed process to end after it has told so
 
 
 def run(graph: SpikingGraph, x: npt.NDArray[Any], record: Sequence[Record] = ()) -> Trace:
@@ -112,19 +114,29 @@ def _wait(runtime: Any, names: list[str]) -> None:
         if connection.wait(sentinels, timeout=POLL):
             _check_alive(runtime, names)
     if not enum_equal(answer.peek(), MGMT_RESPONSE.DONE):
-        raise _failed("runtime service", f"answer {answer.peek()[0]:g}")
+        deadline = time.monotonic() + GRACE
+        while time.monotonic() < deadline:  # the process that failed is on its way out
+            _check_alive(runtime, names)
+            time.sleep(POLL)
+        raise _failed("runtime service", f"answer = {answer.peek()[0]:g}")
     runtime.wait()
 
 
 def _check_alive(runtime: Any, names: list[str]) -> None:
-    """Raise RmpDeployError naming the first process that has ended: none does before it is told to."""
-    for actor, name in zip(runtime._messaging_infrastructure.actors, names, strict=True):
-        if not actor.is_alive():
-            reason = f"exit code {actor.exitcode}"
+    """Raise RmpDeployError if a process has ended: none does by itself. The one that failed is named: Lava's answer to
+    a failure is to stop others, which then end too, perhaps earlier."""
+    deadline = time.monotonic() + GRACE
+    actors = list(zip(runtime._messaging_infrastructure.actors, names, strict=True))
+    while ended := [(actor, name) for actor, name in actors if not actor.is_alive()]:
+        for actor, name in ended:
             if actor.exception is not None:
                 error, _traceback = actor.exception
-                reason = f"{type(error).__name__}: {error}"
-            raise _failed(name, reason)
+                raise _failed(name, f"{type(error).__name__}: {error}")
+            if actor.exitcode != 0:
+                raise _failed(name, f"exit code {actor.exitcode}")
+        if time.monotonic() > deadline:
+            raise _failed(ended[0][1], "ended without an error")
+        time.sleep(POLL)
 
 
 def _failed(name: str, reason: str) -> RmpDeployError:

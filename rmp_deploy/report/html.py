@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-import os
 import re
 from collections.abc import Callable
-from contextlib import suppress
 from importlib import resources
 from pathlib import Path
 from typing import Any
 
 from jinja2 import Environment, StrictUndefined
 
-from rmp_deploy.errors import RmpDeployError
+from rmp_deploy.files import write_atomically
 from rmp_deploy.report import svg, text
 from rmp_deploy.report.text import Section
 
@@ -39,7 +37,7 @@ def _cite(source: str) -> list[tuple[str, str | None]]:
     parts: list[tuple[str, str | None]] = []
     end = 0
     for match in _DOI.finditer(source):
-        parts += [(source[end : match.start()], None), (match[0], f"https://doi.org/{match[1]}")]
+        parts += [(source[end : match.start(1)], None), (match[1], f"https://doi.org/{match[1]}")]
         end = match.end()
     return [*parts, (source[end:], None)]
 
@@ -51,8 +49,8 @@ def _colours(energy: Section) -> dict[str, str]:
 
 
 def _used_first(names: list[str], energy: Section) -> list[str]:
-    """Terms that some profile prices come first, so that the tints in use differ most."""
-    used = {row["term"] for profile in energy["profiles"] for row in profile["rows"]}
+    """Terms that cost something in some profile come first, so that the tints in use differ most."""
+    used = {row["term"] for profile in energy["profiles"] for row in profile["rows"] if row["joule"]}
     return sorted(names, key=lambda name: name not in used)
 
 
@@ -92,6 +90,7 @@ def _environment() -> Environment:
         "divergence": text.divergence,
         "mismatches": lambda rung: text.total(rung, "mismatches"),
         "scope": lambda s: _SCOPES.get(s, s),
+        "sentence": lambda s: s[:1].upper() + s[1:],  # Jinja's capitalize would change the names in it
         "verdict": text.verdict,
     }
     env.globals |= {
@@ -126,18 +125,10 @@ def render(document: dict[str, Any]) -> str:
     )
 
 
-def write(document: dict[str, Any], path: str | Path) -> None:
-    """Render to a file beside `path`, then rename: a failure leaves `path` as it was and nothing else."""
-    path = Path(path)
-    page = render(document)
-    beside = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        beside.write_text(page, "utf-8")
-        beside.replace(path)
-    except OSError as error:
-        raise RmpDeployError(
-            f"report '{path}': cannot be written: {error.strerror or error}. Give a path that can."
-        ) from error
-    finally:
-        with suppress(OSError):
-            beside.unlink(missing_ok=True)
+def write(document: dict[str, Any], path: str | Path) -> Path:
+    """Render `document` to a file, whole or not at all.
+
+    Raises:
+        RmpDeployError: the folder cannot be made or written; nothing is left behind.
+    """
+    return write_atomically(path, render(document))

@@ -43,7 +43,7 @@ def _line(parent: ET.Element, css: str, x1: float, y1: float, x2: float, y2: flo
 
 
 def _markup(root: ET.Element) -> str:
-    return ET.tostring(root, encoding="unicode")
+    return ET.tostring(root, encoding="unicode", short_empty_elements=False)
 
 
 def stack(parts: Sequence[Part], largest: float, label: str = "") -> str:
@@ -81,7 +81,7 @@ def histogram(key: str, layer: dict[str, Any]) -> str:
 
     Marked: the threshold (dashed) and the two values that a spike can take, 0 and 1.
     """
-    width, height, left, right, top, base = 340.0, 196.0, 8.0, 332.0, 22.0, 158.0
+    width, height, left, right, top, base = 340.0, 201.0, 8.0, 332.0, 22.0, 158.0
     edges, arms, threshold = layer["edges"], layer["arms"], layer["v_threshold"]
     peak = max((max(arm["density"], default=0.0) for arm in arms), default=0.0) or 1.0
     low, high = float(edges[0]), float(edges[-1])
@@ -161,7 +161,7 @@ def outputs(key: str, values: Sequence[float], prediction: int, label: int | Non
 
     Of more classes than fit, the ten largest and the label.
     """
-    width, left, right, top, pitch = 190.0, 14.0 + 8 * len(str(len(values) - 1)), 126.0, 22.0, 21.0
+    width, left, right, top, pitch = 190.0, 14.0 + 8 * len(str(len(values) - 1)), 104.0, 22.0, 21.0
     classes = list(range(len(values)))
     if len(values) > 16:
         largest = sorted(classes, key=lambda i: -values[i])[:10]

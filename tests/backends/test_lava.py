@@ -26,6 +26,11 @@ pytestmark = pytest.mark.skipif(importlib.util.find_spec("lava") is None, reason
 RESET_TO_0 = np.zeros(())
 
 
+@pytest.fixture(scope="module", autouse=True)
+def _lava_imported():
+    compat.import_lava()  # tests that look into Lava import it by name
+
+
 def neurons(name, source, decay=0.25, v_threshold=0.5, **kwargs):
     kwargs = {"v_reset": RESET_TO_0, **kwargs}
     return LIF(name=name, inputs=(source,), decay=np.asarray(decay), v_threshold=np.asarray(v_threshold), **kwargs)

@@ -1,0 +1,138 @@
+"""The terminal form: compact, exact where it counts, never wider than the terminal."""
+
+import copy
+import io
+import json
+from pathlib import Path
+
+import pytest
+from rich.console import Console
+
+from rmp_deploy.report import text
+
+DOCUMENT = json.loads(Path(__file__).with_name("document.json").read_text("utf-8"))
+
+
+@pytest.fixture
+def document():
+    return copy.deepcopy(DOCUMENT)
+
+
+def shown(renderable, width=80):
+    console = Console(file=io.StringIO(), width=width, highlight=False)
+    console.print(renderable)
+    return console.file.getvalue()
+
+
+def rendered(document, width=80):
+    console = Console(file=io.StringIO(), width=width, highlight=False)
+    text.render(document, console)
+    return console.file.getvalue()
+
+
+def unwrapped(output):
+    return " ".join(output.split())
+
+
+def test_a_verdict_line_per_rung(document):
+    lines = rendered(document).splitlines()
+    assert "torch -> reference: 0 mismatching spikes of 320,000 compared" in lines
+    assert "reference -> onnxruntime: 0 mismatching spikes of 320,000 compared" in lines
+    assert "onnxruntime -> lava: 0 mismatching spikes of 320,000 compared" in lines
+
+
+def test_headline(document):
+    told = unwrapped(rendered(document))
+    assert told.startswith("0 mismatching spikes in 3 hand-overs, 99.7 % accuracy, 474 nJ per image (estimate)")
+    assert told.endswith(text.ESTIMATE)
+
+
+def test_fits_80_columns(document):
+    assert max(len(line) for line in rendered(document).splitlines()) <= 80
+
+
+def test_failing_parity(document):
+    rung = document["parity"]["rungs"][1]
+    rung["holds"] = document["parity"]["holds"] = False
+    first = {"sample": 0, "step": 2, "neuron": [17], "from": 1, "to": 0, "u": 0.61, "v_threshold": 0.5}
+    rung["layers"][2] |= {"mismatches": 1, "first": {**first, "distance": 0.11}}
+    told = unwrapped(shown(text.parity(document["parity"])))
+    assert "reference -> onnxruntime: 1 mismatching spike of 320,000 compared, DOES NOT HOLD" in told
+    place = "sample 0, step 2, neuron (17): reference 1, onnxruntime 0; u = 0.61, threshold 0.5, distance 0.11"
+    assert f"first at lif3: {place}" in told
+    assert "1 mismatching spike in 1 of 3 hand-overs" in unwrapped(rendered(document))
+
+
+def test_ties_are_explained(document):
+    document["parity"]["rungs"][0]["layers"][0] |= {"mismatches": 5, "ties": 2}
+    told = unwrapped(shown(text.parity(document["parity"])))
+    expected = "5 mismatching spikes of 320,000 compared, explained by 2 ties within float rounding of the threshold"
+    assert f"torch -> reference: {expected}" in told
+    assert text.headline(document)[1] == "all explained by float rounding"
+
+
+def test_energy_has_counts_prices_and_sources(document):
+    section = document["energy"]
+    told = unwrapped(shown(text.energy(section)))
+    for layer in section["layers"]:
+        assert all(f"{layer['counts'][term]:,}" in told for term in ("mac", "ac", "spike"))
+    for profile in section["profiles"]:
+        for row in profile["rows"]:
+            assert f"{text.price(row['price_joule'])} {text.joule(row['joule'])}" in told
+            assert row["source"] in told
+        for kind in ("included", "unpriced"):
+            for term in profile[kind]:
+                assert f"{kind} ({term['why']})" in told and f"{term['term']} {text.count(term['count'])}" in told
+
+
+@pytest.mark.parametrize("absent", ["accuracy", "parity", "training", "energy"])
+def test_missing_sections_are_left_out(document, absent):
+    document[absent] = None
+    told = rendered(document)
+    del document[absent]
+    assert rendered(document) == told != rendered(DOCUMENT)
+
+
+def test_nothing_to_say():
+    assert rendered({"schema": "rmp-deploy.report/1", "version": "0.1.0", "command": "rmp-deploy"}) == ""
+
+
+def test_names_are_neither_markup_nor_control(document):
+    for rung in document["parity"]["rungs"]:
+        rung["layers"][0]["layer"] = "[red]lif\x1b[2J[/red]"
+    document["accuracy"] = document["energy"] = document["training"] = None
+    told = rendered(document, width=120)
+    assert "[red]lif\ufffd[2J[/red]" in told and "\x1b" not in told
+
+
+@pytest.mark.parametrize(
+    ("value", "expected"),
+    [(0, "0"), (9_999, "9,999"), (10_000, "10.0 k"), (999_949, "1.00 M"), (1_234_567, "1.23 M"), (None, "–")],
+)
+def test_count(value, expected):
+    assert text.count(value) == expected
+
+
+@pytest.mark.parametrize(
+    ("value", "expected"),
+    [(4.6e-12, "4.60 pJ"), (1.2e-7, "120 nJ"), (9.996e-10, "1.00 nJ"), (2e-4, "200 µJ"), (0, "0 J"), (None, "–")],
+)
+def test_joule(value, expected):
+    assert text.joule(value) == expected
+
+
+def test_joule_in_the_unit_of_another():
+    assert text.joule(9.99e-10, like=1.65e-7) == "0.999 nJ"
+    assert text.joule(1e-13, like=1.65e-7) == "<0.001 nJ"
+
+
+@pytest.mark.parametrize(
+    ("value", "expected"), [(0.9e-12, "0.9 pJ"), (23.6e-12, "23.6 pJ"), (7e-15, "0.007 pJ"), (8.6e-9, "8.6 nJ")]
+)
+def test_price_adds_no_digits(value, expected):
+    assert text.price(value) == expected
+
+
+@pytest.mark.parametrize(("value", "expected"), [(2.44e-7, "2.44e-7"), (0.5, "0.5"), (0.0, "0"), (None, "–")])
+def test_number(value, expected):
+    assert text.number(value) == expected
