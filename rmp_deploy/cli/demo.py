@@ -15,6 +15,7 @@ from rmp_deploy.cli.energy import histograms, measure, raster
 from rmp_deploy.cli.export import GOLDEN_SAMPLES
 from rmp_deploy.cli.train import train_with_progress
 from rmp_deploy.cli.verify import verify
+from rmp_deploy.errors import RmpDeployError
 from rmp_deploy.files import check_writable
 from rmp_deploy.hw_profiles import load as load_profile
 from rmp_deploy.ir import onnx_io
@@ -41,6 +42,7 @@ def run(args: argparse.Namespace) -> int:
     check_writable(out)
     say = _quiet if args.json else Console(highlight=False).print
 
+    _one_thread()
     say("1. train a convolutional SNN on 1,437 handwritten digits, with and without RMP-Loss")
     results = {}
     for arm, rmp_loss in ARMS.items():
@@ -81,6 +83,15 @@ def run(args: argparse.Namespace) -> int:
     )
     say(f"file: {file}")
     return 0 if parity["holds"] else 1
+
+
+def _one_thread() -> None:
+    """One torch thread: no slower on so small a network, and the weights do not depend on the number of cores."""
+    try:
+        import torch
+    except ImportError as e:
+        raise RmpDeployError("demo: needs torch. Run: pip install 'rmp-deploy[train]'.") from e
+    torch.set_num_threads(1)
 
 
 def _save(result: Any, folder: Path) -> None:
