@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,6 @@ from rmp_deploy.cli.energy import histograms, measure, raster
 from rmp_deploy.cli.export import GOLDEN_SAMPLES
 from rmp_deploy.cli.train import train_with_progress
 from rmp_deploy.cli.verify import verify
-from rmp_deploy.errors import RmpDeployError
 from rmp_deploy.files import check_writable
 from rmp_deploy.hw_profiles import load as load_profile
 from rmp_deploy.ir import onnx_io
@@ -40,9 +40,8 @@ def run(args: argparse.Namespace) -> int:
     test = data.load(config.data)
     to_verify = test.first(args.samples)
     check_writable(out)
-    say = _quiet if args.json else Console(highlight=False).print
+    say = _quiet if args.json else partial(Console(highlight=False).print, soft_wrap=True)
 
-    _one_thread()
     say("1. train a convolutional SNN on 1,437 handwritten digits, with and without RMP-Loss")
     results = {}
     for arm, rmp_loss in ARMS.items():
@@ -83,15 +82,6 @@ def run(args: argparse.Namespace) -> int:
     )
     say(f"file: {file}")
     return 0 if parity["holds"] else 1
-
-
-def _one_thread() -> None:
-    """One torch thread: no slower on so small a network, and the weights do not depend on the number of cores."""
-    try:
-        import torch
-    except ImportError as e:
-        raise RmpDeployError("demo: needs torch. Run: pip install 'rmp-deploy[train]'.") from e
-    torch.set_num_threads(1)
 
 
 def _save(result: Any, folder: Path) -> None:

@@ -47,8 +47,9 @@ class TrainConfig:
     batch: int = 64
     lr: float = 0.1
     momentum: float = 0.9
-    weight_decay: float = 1e-4
+    weight_decay: float = 5e-4
     seed: int = 7
+    threads: int = 1  # of torch; they decide the order of float sums, and so the weights
     model: ModelConfig = field(default_factory=ModelConfig)
     rmp_loss: RMPConfig = field(default_factory=RMPConfig)
 
@@ -59,6 +60,7 @@ class TrainConfig:
             ("lr", self.lr, self.lr > 0, "> 0"),
             ("momentum", self.momentum, 0 <= self.momentum < 1, "0..1"),
             ("weight_decay", self.weight_decay, self.weight_decay >= 0, ">= 0"),
+            ("threads", self.threads, self.threads >= 1, ">= 1"),
             ("seed", self.seed, 0 <= self.seed < 2**63, ">= 0"),
             ("model.T", self.model.T, 1 <= self.model.T <= 65_535, "1..65535"),
             ("model.hidden", self.model.hidden, self.model.hidden >= 1, ">= 1"),

@@ -68,6 +68,15 @@ def train(config: TrainConfig, on_epoch: Callable[[EpochMetrics], None] = lambda
     Raises:
         RmpDeployError: the data does not fit the network, or the loss is not finite (names epoch and step).
     """
+    threads = torch.get_num_threads()
+    torch.set_num_threads(config.threads)
+    try:
+        return _train(config, on_epoch)
+    finally:
+        torch.set_num_threads(threads)
+
+
+def _train(config: TrainConfig, on_epoch: Callable[[EpochMetrics], None]) -> TrainResult:
     start = time.perf_counter()
     samples, held_out = data.load(config.data, "train"), data.load(config.data, "test")
     x, y = _labelled(samples)

@@ -17,18 +17,8 @@ from rmp_deploy.training.loop import build, load_run, save_run, train
 SMALL = TrainConfig(epochs=3, batch=128, model=ModelConfig(channels=(4, 8), hidden=16, T=2))
 
 
-@pytest.fixture(autouse=True)
-def one_thread():
-    """Two test processes with two threads each on two cores wait for each other more than they compute."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
-
-
 @pytest.fixture(scope="module")
 def small_run(tmp_path_factory):
-    torch.set_num_threads(1)
     result = train(SMALL)
     return result, save_run(result, tmp_path_factory.mktemp("runs") / "small")
 
