@@ -56,9 +56,10 @@ def batches(
 
 
 def progress() -> Progress:
-    """A progress bar with the time left, on stderr: stdout holds results alone."""
+    """A progress bar with the time left, on stderr where that is a terminal: stdout holds results alone."""
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    return Progress(*columns, console=Console(stderr=True), transient=True)
+    console = Console(stderr=True)
+    return Progress(*columns, console=console, transient=True, disable=not console.is_terminal)
 
 
 def correct(trace: Trace, labels: npt.NDArray[np.int64] | None) -> int | None:

@@ -100,7 +100,7 @@ def test_one_line_exit_code_2_and_nothing_left(folder, capsys, monkeypatch, args
     out, err = capsys.readouterr()
     assert code == 2
     assert out == ""
-    lines = [line for line in err.splitlines() if line.strip()]
+    lines = err.splitlines()
     assert len(lines) == 1, err
     assert lines[0].startswith("error: ")
     assert said in lines[0]
@@ -124,6 +124,6 @@ def test_a_disk_that_fills_up_leaves_nothing(tmp_path, args):
     command = [sys.executable, "-m", "rmp_deploy.cli", *args]
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, preexec_fn=fill, check=False)
     assert done.returncode == 2, done.stderr
-    assert len(done.stderr.strip().splitlines()) == 1
+    assert len(done.stderr.splitlines()) == 1
     assert "cannot be written (File too large)" in done.stderr
     assert list(tmp_path.iterdir()) == []
