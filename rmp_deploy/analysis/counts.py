@@ -145,6 +145,10 @@ def count(graph: SpikingGraph, trace: Trace, x: Samples | None = None) -> Counts
     """
     if trace.n_samples < 1:
         raise RmpDeployError(f"counts of graph '{graph.name}': samples = 0, allowed >= 1. Run the network first.")
+    for op in graph.ops:
+        if type(op) not in REACH and type(op) is not LIF:
+            allowed = ", ".join(kind.__name__ for kind in (*REACH, LIF))
+            raise op_error(op.kind, op.name, "counting rule = none", allowed, "Fold it (passes.fold_batchnorm)")
     values = _values(graph, trace, x)
     row_of = _row_of(graph)
     rows = []
@@ -260,16 +264,13 @@ def _values(graph: SpikingGraph, trace: Trace, x: Samples | None) -> dict[str, _
         read, shape = values[op.inputs[0]], graph.shapes[op.name]
         if isinstance(op, LIF):
             values[op.name] = _Value(_spikes(op, trace, (graph.T, *shape)), np.ones_like(read.binary), constant=False)
-        elif type(op) in REACH:
+        else:
             events, binary = read.events, read.binary
             if isinstance(op, Linear | Conv2d) and not binary.all():  # dense MACs: real values reach every synapse
                 events = events | ~binary.reshape(-1, *(1,) * (events.ndim - 1))
             if not isinstance(op, Flatten):
                 binary = np.zeros_like(binary)
             values[op.name] = _Value(REACH[type(op)](op, events, shape), binary, read.constant)
-        else:
-            allowed = ", ".join(kind.__name__ for kind in (*REACH, LIF))
-            raise op_error(op.kind, op.name, "counting rule = none", allowed, "Fold it (passes.fold_batchnorm)")
     return values
 
 

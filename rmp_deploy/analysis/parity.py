@@ -15,7 +15,7 @@ import numpy.typing as npt
 
 from rmp_deploy.errors import RmpDeployError
 from rmp_deploy.ir.graph import SpikingGraph
-from rmp_deploy.ir.ops import LIF, Conv2d, Linear
+from rmp_deploy.ir.ops import LIF, Conv1d, Conv2d, Linear
 from rmp_deploy.ir.trace import Layers, Trace
 
 Mask = npt.NDArray[np.bool_]
@@ -81,36 +81,33 @@ def climb(graph: SpikingGraph, traces: Sequence[Trace]) -> list[Rung]:
 
 
 def compare(graph: SpikingGraph, a: Trace, b: Trace, u: Layers) -> Rung:
-    """Compare two traces' spikes in every neuron op; `u` [N, T, *shape] per op is the float64 reference's."""
+    """Compare two traces' spikes in every neuron op; `u` [N, T, *shape] per op is the float64 reference's.
+
+    Raises:
+        RmpDeployError: the traces are of different samples.
+    """
+    neurons = graph.of_type(LIF)
+    differs = {op.name: _differs(op, a, b) for op in neurons}
+    first_step = {name: _first_steps(mask) for name, mask in differs.items()}
+    clean = np.all([steps == graph.T for steps in first_step.values()], axis=0)  # samples without any mismatch
     rows: list[LayerParity] = []
-    first_step: dict[str, npt.NDArray[np.int64]] = {}  # per layer and sample, the step of its first mismatch
-    clean = np.ones(a.n_samples, dtype=np.bool_)  # samples without a mismatch so far
-    for op in graph.of_type(LIF):
-        left, right = a.spikes[op.name], b.spikes[op.name]
-        if left.shape != right.shape:
-            what = f"{a.backend} {left.shape} and {b.backend} {right.shape}"
-            raise RmpDeployError(
-                f"parity of LIF '{op.name}': shapes = {what}, allowed equal ones. Use the same samples."
-            )
-        differs: Mask = left != right
-        first_step[op.name] = np.where(differs.any(axis=_axes(differs, 1)), _first_steps(differs), graph.T)
-        clean &= first_step[op.name] == graph.T
-        roots = _roots(graph, op, differs, first_step)
+    for op in neurons:
+        mismatches = differs[op.name]
+        roots = mismatches & ~_explained(graph, op, mismatches, first_step)
         tolerance = _tolerance(graph, op, u[op.name])
-        distance = np.abs(u[op.name] - op.v_threshold)
-        tied: Mask = roots & (distance <= tolerance)
+        tied: Mask = roots & (np.abs(u[op.name] - op.v_threshold) <= tolerance)
         v_error = None
         if op.name in a.v and op.name in b.v and clean.any():
             v_error = float(np.abs(a.v[op.name][clean] - b.v[op.name][clean]).max())
         rows.append(
             LayerParity(
                 layer=op.name,
-                compared=int(differs.size),
-                mismatches=int(differs.sum()),
+                compared=int(mismatches.size),
+                mismatches=int(mismatches.sum()),
                 ties=int(tied.sum()),
                 holds=bool((tied == roots).all()),
                 max_v_error=v_error,
-                first=_divergence(op, left, u[op.name], _worst(roots, tied, differs), tolerance),
+                first=_divergence(op, a.spikes[op.name], u[op.name], _worst(roots, tied, mismatches), tolerance),
             )
         )
     return Rung(
@@ -122,36 +119,31 @@ def compare(graph: SpikingGraph, a: Trace, b: Trace, u: Layers) -> Rung:
     )
 
 
-def _axes(x: npt.NDArray[np.bool_], start: int) -> tuple[int, ...]:
-    return tuple(range(start, x.ndim))
+def _differs(op: LIF, a: Trace, b: Trace) -> Mask:
+    left, right = a.spikes[op.name], b.spikes[op.name]
+    if left.shape != right.shape:
+        what = f"{a.backend} {left.shape} and {b.backend} {right.shape}"
+        raise RmpDeployError(f"parity of {op.kind} '{op.name}': shapes = {what}, allowed equal ones. Use one data set.")
+    mask: Mask = left != right
+    return mask
 
 
 def _first_steps(differs: Mask) -> npt.NDArray[np.int64]:
-    steps: npt.NDArray[np.int64] = np.argmax(differs.any(axis=_axes(differs, 2)), axis=1)
-    return steps
+    """Per sample, the step of its first mismatch; T where there is none."""
+    steps = differs.any(axis=tuple(range(2, differs.ndim)))
+    return np.where(steps.any(axis=1), np.argmax(steps, axis=1), differs.shape[1])
 
 
-def _roots(graph: SpikingGraph, op: LIF, differs: Mask, first_step: dict[str, npt.NDArray[np.int64]]) -> Mask:
-    """Mismatches that no earlier one explains: nothing upstream differed up to this step, nor this neuron before."""
-    upstream = [name for name in _upstream(graph, op) if name in first_step]
-    start = np.min([first_step[name] for name in upstream], axis=0) if upstream else np.full(len(differs), graph.T)
-    steps = np.arange(graph.T)
-    explained = (steps[None, :] >= start[:, None]).reshape(*differs.shape[:2], *(1,) * (differs.ndim - 2))
-    earlier = np.zeros_like(differs)
-    earlier[:, 1:] = np.logical_or.accumulate(differs, axis=1)[:, :-1]
-    return differs & ~explained & ~earlier
-
-
-def _upstream(graph: SpikingGraph, op: LIF) -> list[str]:
-    """Every neuron op that this one hears from, directly or not."""
-    found: list[str] = []
-    value = op.inputs[0]
-    while value in graph.by_name:
-        source = graph.by_name[value]
-        if isinstance(source, LIF):
-            found.append(source.name)
-        value = source.inputs[0]
-    return found
+def _explained(graph: SpikingGraph, op: LIF, differs: Mask, first_step: dict[str, npt.NDArray[np.int64]]) -> Mask:
+    """Where an earlier mismatch may be the cause: in a neuron that this layer hears from, or in the same neuron."""
+    start = np.full(len(differs), graph.T)
+    for name, delay in graph.delay_from(op.inputs[0]).items():
+        start = np.minimum(start, first_step[name] + delay)
+    heard = np.arange(graph.T)[None, :] >= start[:, None]
+    before = np.zeros_like(differs)
+    before[:, 1:] = np.logical_or.accumulate(differs, axis=1)[:, :-1]
+    explained: Mask = before | heard.reshape(*heard.shape, *(1,) * (differs.ndim - 2))
+    return explained
 
 
 def _tolerance(graph: SpikingGraph, op: LIF, u: npt.NDArray[np.float64]) -> float:
@@ -160,8 +152,8 @@ def _tolerance(graph: SpikingGraph, op: LIF, u: npt.NDArray[np.float64]) -> floa
     The usual forward bound of a sum of fan_in products carried over T steps (Higham, Accuracy and Stability of
     Numerical Algorithms, 2nd ed., section 3.1).
     """
-    synapse = next((s for s in graph.sources(op.inputs[0]) if isinstance(s, Linear | Conv2d)), None)
-    fan_in = 1 if synapse is None else synapse.weight.size // len(synapse.weight)
+    synapses = [s for s in graph.sources(op.inputs[0]) if isinstance(s, Linear | Conv1d | Conv2d)]
+    fan_in = sum(s.weight.size // len(s.weight) for s in synapses) or 1
     largest = max(float(np.abs(u).max()), float(np.abs(op.v_threshold).max()))
     return float(np.finfo(np.float32).eps) * (fan_in + graph.T) * largest
 

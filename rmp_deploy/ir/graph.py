@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import heapq
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -12,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from rmp_deploy.errors import RmpDeployError, op_error
-from rmp_deploy.ir.ops import LIF, AvgPool2d, Flatten, Linear, Op, Shape
+from rmp_deploy.ir.ops import LI, LIF, Concat, CubaLIF, Delay, Flatten, Linear, MaxPool2d, Op, Shape
 
 Encoding = Literal["direct", "time_series"]
 Rule = Literal["mean", "sum", "last"]
@@ -83,23 +84,30 @@ class SpikingGraph:
         check(len(size) >= 1 and min(size) >= 1, f"input shape = {size}", "sizes >= 1", "Give one sample's shape")
         check(len(self.of_type(LIF)) > 0, "LIF ops = 0", "at least 1", "A network without neurons does not spike")
         _ = self.shapes  # infers every shape, or says which op does not fit
+        for op in self.of_type(MaxPool2d):
+            if not self.is_spikes(op.inputs[0]):
+                todo = "Put it behind neurons, or use AvgPool2d"
+                raise op_error(op.kind, op.name, f"input = '{op.inputs[0]}'", "spikes (of spikes, max is OR)", todo)
         check(
             self.readout.value in self.shapes, f"readout value = {self.readout.value!r}", "the name of an op", "Name it"
         )
 
     @cached_property
     def shapes(self) -> dict[str, Shape]:
-        """Shape of every value by name, the input's included."""
+        """Shape of every value by name, the input's included; a Delay may read a value that is made after it."""
         shapes = {self.input.name: self.input.shape}
+        later = {op.name for op in self.ops}
         for op in self.ops:
             if op.name in shapes:
                 raise op_error(op.kind, op.name, "name is used twice", "one op per name", "Rename one")
-            missing = [i for i in op.inputs if i not in shapes]
+            readable = later | set(shapes) if isinstance(op, Delay) else set(shapes)
+            missing = [i for i in op.inputs if i not in readable]
             if missing:
-                raise op_error(
-                    op.kind, op.name, f"input = {missing[0]!r}", "a value made before it", "Order the ops topologically"
-                )
-            shapes[op.name] = op.output_shape(shapes[op.inputs[0]])
+                todo = "Order the ops topologically; only a Delay reads a value that is made after it"
+                raise op_error(op.kind, op.name, f"input = {missing[0]!r}", "a value made before it", todo)
+            shapes[op.name] = op.output_shape(*(shapes[i] for i in op.inputs if i in shapes))
+        for op in self.of_type(Delay):
+            op.output_shape(shapes[op.inputs[0]])
         return shapes
 
     def of_type(self, *kinds: type[AnyOp]) -> tuple[AnyOp, ...]:
@@ -115,18 +123,48 @@ class SpikingGraph:
         return [op for op in self.ops if value in op.inputs]
 
     def is_spikes(self, value: str) -> bool:
-        """True where every element of `value` is 0 or 1 because a neuron made it (a Flatten keeps spikes spikes)."""
-        op = self.by_name.get(value)
-        if isinstance(op, Flatten):
-            return self.is_spikes(op.inputs[0])
-        return isinstance(op, LIF)
+        """True where every element of `value` is 0 or 1 because neurons made it and nothing since has added them up."""
+        return value in self._spike_values
+
+    @cached_property
+    def _spike_values(self) -> frozenset[str]:
+        found: set[str] = set()
+        while True:  # until nothing new: a Delay may read what is made after it
+            new = {op.name for op in self.ops if isinstance(op, LIF)}
+            new |= {op.name for op in self.of_type(Flatten, MaxPool2d, Concat, Delay) if found.issuperset(op.inputs)}
+            if new <= found:
+                return frozenset(found)
+            found |= new
 
     def sources(self, value: str) -> Iterator[Op]:
-        """The ops from `value` back to the nearest neuron or the input, nearest first, that neuron included."""
-        op = self.by_name.get(value)
-        while op is not None:
+        """The ops from `value` back to the nearest neurons or the input, nearest first, those neurons included."""
+        waiting, seen = [value], {value}
+        while waiting:
+            op = self.by_name.get(waiting.pop(0))
+            if op is None:
+                continue
             yield op
-            op = None if isinstance(op, LIF) else self.by_name.get(op.inputs[0])
+            if not isinstance(op, LIF):
+                waiting += [i for i in op.inputs if i not in seen]
+                seen |= set(op.inputs)
+
+    def delay_from(self, value: str) -> dict[str, int]:
+        """Every neuron op that `value` depends on, with the least number of steps that its spikes need to get there."""
+        found: dict[str, int] = {}
+        waiting = [(0, value)]
+        seen: set[str] = set()
+        while waiting:
+            delay, name = heapq.heappop(waiting)
+            op = self.by_name.get(name)
+            if op is None or name in seen:
+                continue
+            seen.add(name)
+            if isinstance(op, LIF):
+                found[name] = delay
+            step = op.steps if isinstance(op, Delay) else 0
+            for i in op.inputs:
+                heapq.heappush(waiting, (delay + step, i))
+        return found
 
     def check_samples(self, x: npt.NDArray[Any]) -> None:
         """Raise RmpDeployError unless `x` is [N, *shape] (direct) or [N, T, *shape] (time_series) and finite."""
@@ -144,15 +182,42 @@ class SpikingGraph:
 
 
 def describe(op: Op) -> str:
-    """One op's parameters in words, as `check` and the reports print it."""
-    if isinstance(op, LIF):
-        return f"decay {_span(op.decay)}, v_threshold {_span(op.v_threshold)}, {op.reset} reset"
-    if isinstance(op, AvgPool2d):
-        return f"kernel {op.kernel}, stride {op.stride}"
+    """One op's parameters in words, as the text form and the reports print them."""
     if isinstance(op, Linear):
-        return f"{op.weight.shape[1]} -> {op.weight.shape[0]}"
+        return f"{op.weight.shape[1]} -> {op.weight.shape[0]}{_bias(op)}"
+    words: list[str] = []
+    if isinstance(op, CubaLIF):
+        words.append(f"current_decay {_span(op.current_decay)}")
+    if isinstance(op, LIF | LI):
+        words.append(f"decay {_span(op.decay)}")
+    if isinstance(op, LIF):
+        words.append(f"v_threshold {_span(op.v_threshold)}")
+        words.append(f"reset to {_span(op.v_reset)}" if op.reset == "hard" else "soft reset")
     weight = getattr(op, "weight", None)
-    return "" if weight is None else f"weight {tuple(weight.shape)}"
+    if weight is not None:
+        words.append(f"weight {tuple(weight.shape)}{_bias(op)}")
+    for what, default in (("kernel", None), ("stride", None), ("padding", 0), ("dilation", 1), ("groups", 1)):
+        value = getattr(op, what, None)
+        if value is not None and set(value if isinstance(value, tuple) else (value,)) != {default}:
+            words.append(f"{what} {value if isinstance(value, int) else 'x'.join(map(str, value))}")
+    if isinstance(op, Delay):
+        words.append(f"{op.steps} step{'s' * (op.steps > 1)}")
+    return ", ".join(words)
+
+
+def to_text(graph: SpikingGraph) -> str:
+    """The whole graph, readable: one line per op with its inputs, shape and parameters."""
+    steps = f"T = {graph.T}" + ("" if graph.dt is None else f", dt = {graph.dt:g} s")
+    lines = [f"graph {graph.name}: {steps}", f"input {graph.input.name} {graph.input.shape}: {graph.input.encoding}"]
+    for op in graph.ops:
+        parameters = describe(op)
+        kind = f"{op.kind}({', '.join(op.inputs)})"
+        lines.append(f"{op.name} {graph.shapes[op.name]} = {kind}" + (f": {parameters}" if parameters else ""))
+    return "\n".join([*lines, f"output = {graph.readout.rule} of {graph.readout.value} over T steps"]) + "\n"
+
+
+def _bias(op: Op) -> str:
+    return "" if getattr(op, "bias", None) is None else " + bias"
 
 
 def _span(x: npt.NDArray[Any]) -> str:

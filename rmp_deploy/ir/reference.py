@@ -5,14 +5,34 @@ Values are [B, *shape] arrays of float64. Time is the outer loop, as on the hard
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from rmp_deploy.ir.graph import Readout, Rule, SpikingGraph
-from rmp_deploy.ir.ops import LIF, AvgPool2d, BatchNorm, Conv2d, Flatten, Linear, Op, Pair
+from rmp_deploy.ir.ops import (
+    LI,
+    LIF,
+    Add,
+    Array,
+    AvgPool2d,
+    BatchNorm,
+    Concat,
+    Conv1d,
+    Conv2d,
+    CubaLIF,
+    Delay,
+    Flatten,
+    Linear,
+    MaxPool2d,
+    Op,
+    Shape,
+    SumPool2d,
+)
 from rmp_deploy.ir.trace import Record, Trace
 
 F64 = npt.NDArray[np.float64]
@@ -24,17 +44,27 @@ def linear(op: Linear, x: F64) -> F64:
     return y if op.bias is None else y + op.bias
 
 
+def conv1d(op: Conv1d, x: F64) -> F64:
+    """Cross-correlation along one axis: [B, C, L] -> [B, C_out, L_out]; a 2-D one of height 1."""
+    return _convolve(op, x[:, :, None], op.weight[:, :, None], (1, *op.stride), (0, *op.padding), (1, *op.dilation))[
+        :, :, 0
+    ]
+
+
 def conv2d(op: Conv2d, x: F64) -> F64:
     """Cross-correlation by explicit windows: [B, C, H, W] -> [B, C_out, H_out, W_out]."""
-    (ph, pw), (dh, dw) = op.padding, op.dilation
-    c_out, c_group, kh, kw = op.weight.shape
-    padded = np.pad(x, ((0, 0), (0, 0), (ph, ph), (pw, pw)))
+    return _convolve(op, x, op.weight, op.stride, op.padding, op.dilation)
+
+
+def _convolve(op: Conv1d | Conv2d, x: F64, weight: Array, stride: Shape, padding: Shape, dilation: Shape) -> F64:
+    c_out, c_group, kh, kw = weight.shape
+    dh, dw = dilation
     span = (dh * (kh - 1) + 1, dw * (kw - 1) + 1)
-    windows = _windows(padded, span, op.stride)[..., ::dh, ::dw]  # [B, C, H_out, W_out, KH, KW]
+    windows = _windows(x, span, stride, padding)[..., ::dh, ::dw]  # [B, C, H_out, W_out, KH, KW]
     h_out, w_out = windows.shape[2:4]
     grouped = windows.reshape(len(x), op.groups, c_group, h_out, w_out, kh, kw)
-    weight = op.weight.astype(np.float64).reshape(op.groups, c_out // op.groups, c_group, kh, kw)
-    y: F64 = np.einsum("bgchwij,gocij->bgohw", grouped, weight, optimize=True).reshape(len(x), c_out, h_out, w_out)
+    by_group = weight.astype(np.float64).reshape(op.groups, c_out // op.groups, c_group, kh, kw)
+    y: F64 = np.einsum("bgchwij,gocij->bgohw", grouped, by_group, optimize=True).reshape(len(x), c_out, h_out, w_out)
     return y if op.bias is None else y + op.bias.astype(np.float64)[:, None, None]
 
 
@@ -47,14 +77,27 @@ def batch_norm(op: BatchNorm, x: F64) -> F64:
 
 
 def avg_pool2d(op: AvgPool2d, x: F64) -> F64:
-    """Mean of each window."""
-    mean: F64 = _windows(x, op.kernel, op.stride).mean(axis=(4, 5))
+    """Mean of each window, padding counted."""
+    mean: F64 = _windows(x, op.kernel, op.stride, op.padding).mean(axis=(4, 5))
     return mean
 
 
-def _windows(x: F64, span: Pair, stride: Pair) -> F64:
-    """View [B, C, H, W] as the windows of `span` that start every `stride`: [B, C, H_out, W_out, *span]."""
-    view: F64 = np.lib.stride_tricks.sliding_window_view(x, span, axis=(2, 3))  # type: ignore[call-overload]
+def sum_pool2d(op: SumPool2d, x: F64) -> F64:
+    """Sum of each window."""
+    total: F64 = _windows(x, op.kernel, op.stride, op.padding).sum(axis=(4, 5))
+    return total
+
+
+def max_pool2d(op: MaxPool2d, x: F64) -> F64:
+    """Largest of each window; of spikes, OR."""
+    largest: F64 = _windows(x, op.kernel, op.stride, op.padding).max(axis=(4, 5))
+    return largest
+
+
+def _windows(x: F64, span: Shape, stride: Shape, padding: Shape) -> F64:
+    """Pad [B, C, H, W] with zeros and view the windows of `span` that start every `stride`: [B, C, H', W', *span]."""
+    padded = np.pad(x, ((0, 0), (0, 0), *((p, p) for p in padding)))
+    view: F64 = np.lib.stride_tricks.sliding_window_view(padded, span, axis=(2, 3))  # type: ignore[call-overload]
     return view[:, :, :: stride[0], :: stride[1]]
 
 
@@ -63,20 +106,62 @@ def flatten(op: Flatten, x: F64) -> F64:
     return x.reshape(x.shape[0], -1)
 
 
-def lif_step(op: LIF, x: F64, v: F64) -> tuple[npt.NDArray[np.bool_], F64, F64]:
-    """One step of LIF: input current and previous membrane to (spikes, u, v); equations in `rmp_deploy.ir.ops.LIF`."""
+def add(op: Add, *xs: F64) -> F64:
+    """Sum of the inputs."""
+    return sum(xs[1:], start=xs[0])
+
+
+def concat(op: Concat, *xs: F64) -> F64:
+    """The inputs behind each other along the first axis after the batch."""
+    return np.concatenate(xs, axis=1)
+
+
+@dataclass(frozen=True)
+class NeuronStep:
+    """One step of a neuron op: its value, what a trace records of it, and its states after the step."""
+
+    value: F64
+    states: dict[str, F64]
+    u: F64 | None = None
+
+
+def lif(op: LIF, x: F64, v: F64) -> NeuronStep:
+    """One step of LIF from input current and previous membrane; equations in `rmp_deploy.ir.ops.LIF`."""
     u = op.decay.astype(np.float64) * v + x
     spikes = u > op.v_threshold
     after_spike = u - op.v_threshold if op.reset == "soft" else op.v_reset.astype(np.float64)
-    return spikes, u, np.where(spikes, after_spike, u)
+    return NeuronStep(spikes.astype(np.float64), {"v": np.where(spikes, after_spike, u)}, u)
+
+
+def cuba_lif(op: CubaLIF, x: F64, v: F64, i: F64) -> NeuronStep:
+    """``i = current_decay * i + x``, then LIF on i."""
+    current = op.current_decay.astype(np.float64) * i + x
+    step = lif(op, current, v)
+    return NeuronStep(step.value, {**step.states, "i": current}, step.u)
+
+
+def li(op: LI, x: F64, v: F64) -> NeuronStep:
+    """``v = decay * v + x``; the value is v."""
+    after = op.decay.astype(np.float64) * v + x
+    return NeuronStep(after, {"v": after})
 
 
 STATELESS: dict[type[Op], Callable[..., F64]] = {
     Linear: linear,
+    Conv1d: conv1d,
     Conv2d: conv2d,
     BatchNorm: batch_norm,
     AvgPool2d: avg_pool2d,
+    SumPool2d: sum_pool2d,
+    MaxPool2d: max_pool2d,
     Flatten: flatten,
+    Add: add,
+    Concat: concat,
+}
+NEURONS: dict[type[Op], tuple[Callable[..., NeuronStep], tuple[str, ...]]] = {  # type -> step, states it takes
+    LIF: (lif, ("v",)),
+    CubaLIF: (cuba_lif, ("v", "i")),
+    LI: (li, ("v",)),
 }
 
 
@@ -94,22 +179,35 @@ def run(graph: SpikingGraph, x: npt.NDArray[Any], record: Sequence[Record] = ())
     """
     graph.check_samples(x)
     samples = x.astype(np.float64)
-    neurons = graph.of_type(LIF)
-    v = {op.name: np.zeros((len(x), *graph.shapes[op.name])) for op in neurons}
-    kept: dict[Record, dict[str, list[npt.NDArray[Any]]]] = {r: {op.name: [] for op in neurons} for r in record}
+
+    def zeros(op: Op) -> F64:
+        return np.zeros((len(x), *graph.shapes[op.name]))
+
+    states = {op.name: {key: zeros(op) for key in NEURONS[type(op)][1]} for op in graph.ops if type(op) in NEURONS}
+    waiting = {op.name: deque([zeros(op)] * op.steps) for op in graph.of_type(Delay)}
+    spiking = graph.of_type(LIF)
+    kept: dict[Record, dict[str, list[npt.NDArray[Any]]]] = {r: {op.name: [] for op in spiking} for r in record}
     read: list[F64] = []
     for t in range(graph.T):
         values = {graph.input.name: samples if graph.input.encoding == "direct" else samples[:, t]}
         for op in graph.ops:
-            x_t = values[op.inputs[0]]
-            if isinstance(op, LIF):
-                spikes, u, v[op.name] = lif_step(op, x_t, v[op.name])
-                values[op.name] = spikes.astype(np.float64)
-                step: dict[Record, npt.NDArray[Any]] = {"spikes": spikes, "v": v[op.name], "u": u}
-                for what, layers in kept.items():
-                    layers[op.name].append(step[what])
+            if isinstance(op, Delay):
+                values[op.name] = waiting[op.name].popleft()
+            elif type(op) in NEURONS:
+                step = NEURONS[type(op)][0](op, values[op.inputs[0]], **states[op.name])
+                values[op.name], states[op.name] = step.value, step.states
+                if step.u is not None:
+                    seen: dict[Record, npt.NDArray[Any]] = {
+                        "spikes": step.value > 0,
+                        "v": step.states["v"],
+                        "u": step.u,
+                    }
+                    for what, layers in kept.items():
+                        layers[op.name].append(seen[what])
             else:
-                values[op.name] = STATELESS[type(op)](op, x_t)
+                values[op.name] = STATELESS[type(op)](op, *(values[i] for i in op.inputs))
+        for op in graph.of_type(Delay):  # at the end of the step: it may read a value that is made after it
+            waiting[op.name].append(values[op.inputs[0]])
         read.append(values[graph.readout.value])
     traces = {
         str(what): {name: np.stack(steps, axis=1) for name, steps in layers.items()} for what, layers in kept.items()

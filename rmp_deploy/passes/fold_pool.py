@@ -33,6 +33,8 @@ def _fold_one(graph: SpikingGraph, pool: AvgPool2d) -> SpikingGraph:
     shape = graph.shapes[pool.inputs[0]]
     if pool.kernel != pool.stride:
         raise _refused(pool, f"stride = {pool.stride}", f"kernel = {pool.kernel}", "Use windows that tile the map")
+    if any(pool.padding):
+        raise _refused(pool, f"padding = {pool.padding}", "(0, 0)", "Pool without padding")
     if shape[1] % pool.kernel[0] or shape[2] % pool.kernel[1]:
         raise _refused(pool, f"map = {shape[1:]}", f"multiples of kernel = {pool.kernel}", "Crop or pad the map first")
     folded: dict[str, Op] = {}

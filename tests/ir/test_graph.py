@@ -8,8 +8,23 @@ import numpy as np
 import pytest
 
 from rmp_deploy.errors import RmpDeployError
-from rmp_deploy.ir.graph import Input, Readout, SpikingGraph, describe
-from rmp_deploy.ir.ops import LIF, AvgPool2d, BatchNorm, Conv2d, Flatten, Linear
+from rmp_deploy.ir.graph import Input, Readout, SpikingGraph, describe, to_text
+from rmp_deploy.ir.ops import (
+    LI,
+    LIF,
+    Add,
+    AvgPool2d,
+    BatchNorm,
+    Concat,
+    Conv1d,
+    Conv2d,
+    CubaLIF,
+    Delay,
+    Flatten,
+    Linear,
+    MaxPool2d,
+    SumPool2d,
+)
 
 
 def lif(name="lif", source="fc", **changes):
@@ -64,7 +79,21 @@ WRONG_GRAPHS = [
     (lambda: graph(Conv2d(name="c", inputs=("x",), weight=np.ones((1, 2, 1, 1))), lif(source="c"), shape=(1, 3, 3)),
      "input shape = (1, 3, 3), allowed (2, H, W)"),
     (lambda: graph(AvgPool2d(name="p", inputs=("x",), kernel=(4, 4), stride=(4, 4)), lif(source="p"), shape=(1, 3, 3)),
-     "input shape = (1, 3, 3)"),
+     "input map = (3, 3), allowed at least kernel = (4, 4)"),
+    (lambda: graph(linear(), lif(), Add(name="a", inputs=("lif",))), "Add 'a': inputs = 1, allowed 2 or more"),
+    (lambda: graph(linear(), lif(), Add(name="a", inputs=("lif", "x"))), "input shapes = [(2,), (3,)], allowed equal"),
+    (lambda: graph(Delay(name="d", inputs=("lif",), steps=0, shape=(2,)), linear(), lif()), "steps = 0"),
+    (lambda: graph(Delay(name="d", inputs=("lif",), steps=1, shape=(3,)), linear(), lif()),
+     "Delay 'd': input shape = (2,), allowed shape = (3,)"),
+    (lambda: graph(Delay(name="d", inputs=("nobody",), steps=1, shape=(3,)), linear(), lif()), "input = 'nobody'"),
+    (lambda: graph(MaxPool2d(name="m", inputs=("x",), kernel=(2, 2), stride=(2, 2)), lif(source="m"), shape=(1, 4, 4)),
+     "MaxPool2d 'm': input = 'x', allowed spikes"),
+    (lambda: graph(Conv1d(name="c", inputs=("x",), weight=np.ones((1, 1, 3))), lif(source="c"), shape=(1, 2)),
+     "input map = (2,), allowed at least (3,)"),
+    (lambda: graph(SumPool2d(name="p", inputs=("x",), kernel=(2, 2), stride=(2, 2), padding=(2, 0)), lif(source="p")),
+     "padding = (2, 0), allowed at most half of kernel"),
+    (lambda: graph(CubaLIF(name="l", inputs=("x",), current_decay=2.0, decay=0.5, v_threshold=1.0, v_reset=0.0)),
+     "CubaLIF 'l': current_decay = 2..2, allowed 0..1"),
 ]  # fmt: skip
 
 
@@ -103,6 +132,53 @@ def test_graph_answers_who_feeds_whom(convnet):
 
 def test_describe_names_the_parameters(convnet):
     said = {op.name: describe(op) for op in convnet().ops}
-    assert said["fc"] == "24 -> 5"
-    assert said["pool1"] == "kernel (2, 2), stride (2, 2)"
+    assert said["fc"] == "24 -> 5 + bias"
+    assert said["pool1"] == "kernel 2x2, stride 2x2"
     assert said["lif1"].startswith("decay 0.25, v_threshold 0.")
+
+
+def recurrent():
+    """A recurrent layer: spikes come back one step later through their own synapse."""
+    return graph(
+        linear("w", n_out=4),
+        Delay(name="before", inputs=("lif",), steps=1, shape=(4,)),
+        linear("back", "before", n_in=4, n_out=4, bias=np.zeros(4)),
+        Add(name="current", inputs=("w", "back")),
+        lif(source="current"),
+        Delay(name="late", inputs=("lif",), steps=3, shape=(4,)),
+        Concat(name="both", inputs=("lif", "late")),
+        linear("out", "both", n_in=8),
+        LI(name="v", inputs=("out",), decay=0.9),
+        readout="v",
+        T=8,
+        dt=1e-3,
+    )
+
+
+def test_a_recurrent_graph_knows_its_spikes_and_delays():
+    g = recurrent()
+    assert [name for name in g.shapes if g.is_spikes(name)] == ["before", "lif", "late", "both"]
+    assert g.delay_from("current") == {"lif": 1}
+    assert g.delay_from("both") == {"lif": 0}
+    assert g.delay_from("late") == {"lif": 3}
+    assert [op.name for op in g.sources("current")] == ["current", "w", "back", "before", "lif"]
+
+
+def test_the_text_form():
+    assert (
+        to_text(recurrent())
+        == """\
+graph g: T = 8, dt = 0.001 s
+input x (3,): direct
+w (4,) = Linear(x): 3 -> 4
+before (4,) = Delay(lif): 1 step
+back (4,) = Linear(before): 4 -> 4 + bias
+current (4,) = Add(w, back)
+lif (4,) = LIF(current): decay 0.5, v_threshold 1, reset to 0
+late (4,) = Delay(lif): 3 steps
+both (8,) = Concat(lif, late)
+out (2,) = Linear(both): 8 -> 2
+v (2,) = LI(out): decay 0.9
+output = mean of v over T steps
+"""
+    )

@@ -11,7 +11,22 @@ from hypothesis import strategies as st
 from rmp_deploy.errors import RmpDeployError
 from rmp_deploy.ir import reference
 from rmp_deploy.ir.graph import Input, Readout, SpikingGraph
-from rmp_deploy.ir.ops import LIF, AvgPool2d, BatchNorm, Conv2d, Flatten, Linear
+from rmp_deploy.ir.ops import (
+    LI,
+    LIF,
+    Add,
+    AvgPool2d,
+    BatchNorm,
+    Concat,
+    Conv1d,
+    Conv2d,
+    CubaLIF,
+    Delay,
+    Flatten,
+    Linear,
+    MaxPool2d,
+    SumPool2d,
+)
 
 
 def one_neuron(T: int, reset: str = "hard", v_reset: float = 0.0, weight: float = 1.0) -> SpikingGraph:
@@ -48,6 +63,44 @@ def test_the_threshold_is_strict():
     above = reference.run(one_neuron(1), np.array([[[np.nextafter(1.0, 2.0)]]]), record=("spikes",))
     assert not exact.spikes["lif"].any()
     assert above.spikes["lif"].all()
+
+
+def test_current_based_lif_by_hand():
+    """i: 1, .5, .25, .125; u: 1, .5+.5=1, .25... the current goes on while a spike resets v alone."""
+    synapse = Linear(name="fc", inputs=("x",), weight=[[1.0]])
+    neuron = CubaLIF(name="n", inputs=("fc",), current_decay=0.5, decay=0.5, v_threshold=0.9, v_reset=0.0)
+    graph = SpikingGraph("g", Input("x", (1,), "time_series"), (synapse, neuron), Readout("n", "sum"), 4)
+    trace = reference.run(graph, np.array([[[1.0], [0.0], [0.0], [0.5]]]), record=("spikes", "u", "v"))
+    # i = 1, .5, .25, .625; v = 0 after the spike of step 0
+    assert trace.u["n"].ravel().tolist() == [1.0, 0.5, 0.5, 0.875]
+    assert trace.spikes["n"].ravel().tolist() == [True, False, False, False]
+    assert trace.v["n"].ravel().tolist() == [0.0, 0.5, 0.5, 0.875]
+
+
+def test_leaky_integrator_and_delay_by_hand():
+    ops = (
+        LIF(name="lif", inputs=("x",), decay=0.0, v_threshold=0.5, v_reset=0.0),
+        Delay(name="late", inputs=("lif",), steps=2, shape=(1,)),
+        LI(name="v", inputs=("late",), decay=0.5),
+    )
+    graph = SpikingGraph("g", Input("x", (1,), "time_series"), ops, Readout("v", "last"), 5)
+    x = np.array([1.0, 1.0, 0.0, 1.0, 0.0]).reshape(1, 5, 1)
+    # spikes 1 1 0 1 0 arrive as 0 0 1 1 0; v = 0, 0, 1, 1.5, .75
+    assert reference.run(graph, x).output.tolist() == [[0.75]]
+
+
+def test_a_recurrent_edge_by_hand():
+    """A neuron that inhibits itself: u = x - 2 s[t-1]; it fires at every other step."""
+    ops = (
+        Delay(name="before", inputs=("lif",), steps=1, shape=(1,)),
+        Linear(name="back", inputs=("before",), weight=[[-2.0]]),
+        Add(name="sum", inputs=("x", "back")),
+        LIF(name="lif", inputs=("sum",), decay=0.0, v_threshold=0.5, v_reset=0.0),
+    )
+    graph = SpikingGraph("g", Input("x", (1,), "direct"), ops, Readout("lif", "sum"), 5)
+    trace = reference.run(graph, np.array([[1.0]]), record=("spikes", "u"))
+    assert trace.u["lif"].ravel().tolist() == [1.0, -1.0, 1.0, -1.0, 1.0]
+    assert trace.output.tolist() == [[3.0]]
 
 
 def test_direct_encoding_repeats_the_sample(convnet, images):
@@ -92,6 +145,38 @@ def test_convolution_is_torchs(groups, kernel, stride, padding, dilation, seed):
     found = reference.conv2d(op, x)
     assert op.output_shape((4, 7, 9)) == found.shape[1:] == tuple(wanted.shape[1:])
     np.testing.assert_allclose(found, wanted.numpy(), rtol=1e-12, atol=1e-12)
+
+
+def test_one_dimensional_convolution_is_torchs():
+    rng = np.random.default_rng(0)
+    options = {"stride": (2,), "padding": (3,), "dilation": (2,), "groups": 2}
+    op = Conv1d(name="c", inputs=("x",), weight=rng.normal(size=(6, 2, 3)), bias=rng.normal(size=6), **options)
+    x = rng.normal(size=(2, 4, 11))
+    parameters = [torch.from_numpy(p.astype(float)) for p in (op.weight, op.bias)]
+    wanted = torch.nn.functional.conv1d(torch.from_numpy(x), *parameters, **options).numpy()
+    assert op.output_shape((4, 11)) == wanted.shape[1:]
+    np.testing.assert_allclose(reference.conv1d(op, x), wanted, rtol=1e-12, atol=1e-12)
+
+
+def test_padded_pools_are_torchs():
+    spikes = (np.random.default_rng(0).random((3, 4, 7, 6)) < 0.3).astype(float)
+    options = {"kernel": (3, 2), "stride": (2, 1), "padding": (1, 1)}
+    arguments = (torch.from_numpy(spikes), *options.values())
+    average = torch.nn.functional.avg_pool2d(*arguments).numpy()
+    largest = torch.nn.functional.max_pool2d(*arguments).numpy()
+    ops = {kind: kind(name="p", inputs=("x",), **options) for kind in (AvgPool2d, SumPool2d, MaxPool2d)}
+    assert {op.output_shape((4, 7, 6)) for op in ops.values()} == {average.shape[1:]}
+    np.testing.assert_allclose(reference.avg_pool2d(ops[AvgPool2d], spikes), average, rtol=1e-12)
+    np.testing.assert_allclose(reference.sum_pool2d(ops[SumPool2d], spikes), average * 6, rtol=1e-12)
+    np.testing.assert_array_equal(reference.max_pool2d(ops[MaxPool2d], spikes), largest)
+
+
+def test_add_and_concat():
+    rng = np.random.default_rng(0)
+    a, b, c = (rng.normal(size=(2, n, 4, 4)) for n in (3, 3, 5))
+    np.testing.assert_array_equal(reference.add(Add(name="s", inputs=("a", "b", "a")), a, b, a), a + b + a)
+    joined = reference.concat(Concat(name="c", inputs=("a", "c")), a, c)
+    np.testing.assert_array_equal(joined, torch.cat([torch.from_numpy(a), torch.from_numpy(c)], 1).numpy())
 
 
 def test_pool_norm_and_linear_are_torchs():

@@ -2,12 +2,21 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
+
 from onnx import AttributeProto, FunctionProto, NodeProto, TensorProto, helper
 
 DOMAIN = "rmp_deploy"
 DOMAIN_VERSION = 1  # our opset: raise it with any change of what a file means, and migrate the older ones
 ONNX_OPSET = 21
 IR_VERSION = 10  # ONNX's own container version; readable by onnxruntime >= 1.18
+
+
+def _function(
+    name: str, inputs: list[str], outputs: list[str], nodes: list[NodeProto], attributes: Sequence[str] = ()
+) -> FunctionProto:
+    opset = [helper.make_opsetid("", ONNX_OPSET)]
+    return helper.make_function(DOMAIN, name, inputs, outputs, nodes, opset, list(attributes))
 
 
 def _attribute(out: str, name: str, kind: AttributeProto.AttributeType, value: str) -> NodeProto:
@@ -17,17 +26,23 @@ def _attribute(out: str, name: str, kind: AttributeProto.AttributeType, value: s
     return node
 
 
-def lif_function() -> FunctionProto:
-    """``u = decay * v_prev + x; spikes = u > v_threshold; v = reset(u)``, see `rmp_deploy.ir.ops.LIF`."""
+def _leak(decay: str, state: str, current: str, out: str) -> list[NodeProto]:
+    """``out = decay * state + current``"""
+    return [
+        _attribute(f"{decay}_", decay, AttributeProto.TENSOR, "value"),
+        helper.make_node("Mul", [f"{decay}_", state], [f"{out}_leaked"]),
+        helper.make_node("Add", [f"{out}_leaked", current], [out]),
+    ]
+
+
+def _fire_and_reset() -> list[NodeProto]:
+    """``spikes = u > v_threshold; v = reset(u)``, with the attributes that LIF and CubaLIF share."""
     tensor, string = AttributeProto.TENSOR, AttributeProto.STRING
-    nodes = [
-        _attribute("decay_", "decay", tensor, "value"),
+    return [
         _attribute("v_threshold_", "v_threshold", tensor, "value"),
         _attribute("v_reset_", "v_reset", tensor, "value"),
         _attribute("reset_", "reset", string, "value_string"),
         helper.make_node("Constant", [], ["soft"], value_string="soft"),
-        helper.make_node("Mul", ["decay_", "v_prev"], ["leaked"]),
-        helper.make_node("Add", ["leaked", "x"], ["u"]),
         helper.make_node("Greater", ["u", "v_threshold_"], ["fired"]),
         helper.make_node("CastLike", ["fired", "x"], ["spikes"]),
         helper.make_node("Sub", ["u", "v_threshold_"], ["v_soft"]),
@@ -35,12 +50,59 @@ def lif_function() -> FunctionProto:
         helper.make_node("Where", ["is_soft", "v_soft", "v_reset_"], ["v_fired"]),
         helper.make_node("Where", ["fired", "v_fired", "u"], ["v"]),
     ]
-    attributes = ["decay", "v_threshold", "v_reset", "reset"]
-    opset = [helper.make_opsetid("", ONNX_OPSET)]
-    return helper.make_function(DOMAIN, "LIF", ["x", "v_prev"], ["spikes", "v", "u"], nodes, opset, attributes)
 
 
-def spike_count_function() -> FunctionProto:
+FIRE = ("decay", "v_threshold", "v_reset", "reset")
+
+
+def _lif() -> FunctionProto:
+    """``u = decay * v_prev + x``, then fire and reset; see `rmp_deploy.ir.ops.LIF`."""
+    nodes = [*_leak("decay", "v_prev", "x", "u"), *_fire_and_reset()]
+    return _function("LIF", ["x", "v_prev"], ["spikes", "v", "u"], nodes, FIRE)
+
+
+def _cuba_lif() -> FunctionProto:
+    """``i = current_decay * i_prev + x``, then LIF on i."""
+    nodes = [*_leak("current_decay", "i_prev", "x", "i"), *_leak("decay", "v_prev", "i", "u"), *_fire_and_reset()]
+    return _function("CubaLIF", ["x", "v_prev", "i_prev"], ["spikes", "v", "i", "u"], nodes, ("current_decay", *FIRE))
+
+
+def _li() -> FunctionProto:
+    """``v = decay * v_prev + x``; the value is v."""
+    nodes = [*_leak("decay", "v_prev", "x", "v"), helper.make_node("Identity", ["v"], ["y"])]
+    return _function("LI", ["x", "v_prev"], ["y", "v"], nodes, ("decay",))
+
+
+def _sum_pool2d() -> FunctionProto:
+    """A convolution of every channel with ones: exact, where AveragePool times its size would round."""
+    conv = helper.make_node("Conv", ["x", "ones"], ["y"])
+    for name, kind in (("strides", AttributeProto.INTS), ("pads", AttributeProto.INTS), ("group", AttributeProto.INT)):
+        conv.attribute.append(AttributeProto(name=name, ref_attr_name=name, type=kind))
+    return _function("SumPool2d", ["x", "ones"], ["y"], [conv], ("strides", "pads", "group"))
+
+
+def _delay_read() -> FunctionProto:
+    """The oldest of the values that wait: [B, steps, *shape] -> [B, *shape]."""
+    nodes = [
+        helper.make_node("Constant", [], ["first"], value_int=0),
+        helper.make_node("Gather", ["waiting_prev", "first"], ["y"], axis=1),
+    ]
+    return _function("DelayRead", ["waiting_prev"], ["y"], nodes)
+
+
+def _delay_write() -> FunctionProto:
+    """Drop the oldest, append x; a node of its own, since x may depend on what DelayRead gave."""
+    nodes = [
+        helper.make_node("Constant", [], ["one"], value_ints=[1]),
+        helper.make_node("Constant", [], ["end"], value_ints=[2**31 - 1]),
+        helper.make_node("Slice", ["waiting_prev", "one", "end", "one"], ["rest"]),
+        helper.make_node("Unsqueeze", ["x", "one"], ["newest"]),
+        helper.make_node("Concat", ["rest", "newest"], ["waiting"], axis=1),
+    ]
+    return _function("DelayWrite", ["x", "waiting_prev"], ["waiting"], nodes)
+
+
+def _spike_count() -> FunctionProto:
     """``n = n_prev + sum of the step's spikes``, [B] int64: exact, where a float32 sum over T would round."""
     nodes = [
         helper.make_node("Flatten", ["spikes"], ["flat"], axis=1),
@@ -49,5 +111,15 @@ def spike_count_function() -> FunctionProto:
         helper.make_node("Cast", ["sum"], ["count"], to=TensorProto.INT64),
         helper.make_node("Add", ["n_prev", "count"], ["n"]),
     ]
-    opset = [helper.make_opsetid("", ONNX_OPSET)]
-    return helper.make_function(DOMAIN, "SpikeCount", ["spikes", "n_prev"], ["n"], nodes, opset)
+    return _function("SpikeCount", ["spikes", "n_prev"], ["n"], nodes)
+
+
+FUNCTIONS: dict[str, Callable[[], FunctionProto]] = {  # by op_type; a file holds those that it uses
+    "LIF": _lif,
+    "CubaLIF": _cuba_lif,
+    "LI": _li,
+    "SumPool2d": _sum_pool2d,
+    "DelayRead": _delay_read,
+    "DelayWrite": _delay_write,
+    "SpikeCount": _spike_count,
+}

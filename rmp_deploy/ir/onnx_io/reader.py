@@ -4,19 +4,17 @@ from __future__ import annotations
 
 import base64
 import json
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from google.protobuf.message import DecodeError  # type: ignore[import-untyped]
-from onnx import ModelProto, NodeProto, TensorProto, helper, numpy_helper
+from onnx import ModelProto, TensorProto, helper, numpy_helper
 
 from rmp_deploy.errors import RmpDeployError
 from rmp_deploy.ir.graph import Input, Readout, SpikingGraph
 from rmp_deploy.ir.onnx_io.functions import DOMAIN, DOMAIN_VERSION
-from rmp_deploy.ir.onnx_io.writer import GOLDEN_KEY, GRAPH_KEY, Golden, Tensors, to_model
-from rmp_deploy.ir.ops import LIF, AvgPool2d, BatchNorm, Conv2d, Flatten, Linear, Op
+from rmp_deploy.ir.onnx_io.ops_of_nodes import BOOKKEEPING, from_node
+from rmp_deploy.ir.onnx_io.writer import GOLDEN_KEY, GRAPH_KEY, Golden, to_model
 
 # What a malformed but decodable model makes protobuf, numpy and dict look-ups raise while it is being read.
 MALFORMED = (KeyError, IndexError, TypeError, ValueError, AttributeError, UnicodeDecodeError)
@@ -85,7 +83,7 @@ def _graph(model: ModelProto, path: str | Path) -> SpikingGraph:
         graph = SpikingGraph(
             name=model.graph.name,
             input=Input(header["input"]["name"], tuple(header["input"]["shape"]), header["input"]["encoding"]),
-            ops=tuple(_op(node, tensors) for node in body.node if node.op_type not in ("SpikeCount", "Identity")),
+            ops=tuple(from_node(node, body, tensors) for node in body.node if node.op_type not in BOOKKEEPING),
             readout=Readout(**header["readout"]),
             T=header["T"],
             dt=header["dt"],
@@ -100,51 +98,6 @@ def _graph(model: ModelProto, path: str | Path) -> SpikingGraph:
     except MALFORMED as e:
         raise _refused(path, f"malformed ({type(e).__name__}: {_first_line(e)})", "Export it again") from e
     return graph
-
-
-def _op(node: NodeProto, tensors: Tensors) -> Op:
-    if node.op_type not in READERS:
-        known = ", ".join(READERS)
-        raise RmpDeployError(
-            f"node '{node.name}': op = {node.op_type}, allowed {known}. Export a network of these ops."
-        )
-    kind, read = READERS[node.op_type]
-    attributes = {a.name: helper.get_attribute_value(a) for a in node.attribute}
-    return kind(name=node.name, inputs=(node.input[0],), **read(node, attributes, tensors))
-
-
-def _read_synapse(node: NodeProto, a: dict[str, Any], tensors: Tensors) -> dict[str, Any]:
-    return {"weight": tensors[node.input[1]], "bias": tensors[node.input[2]] if len(node.input) > 2 else None}
-
-
-def _read_conv(node: NodeProto, a: dict[str, Any], tensors: Tensors) -> dict[str, Any]:
-    pairs = {"stride": tuple(a["strides"]), "padding": tuple(a["pads"][:2]), "dilation": tuple(a["dilations"])}
-    return {**_read_synapse(node, a, tensors), **pairs, "groups": a["group"]}
-
-
-def _read_batch_norm(node: NodeProto, a: dict[str, Any], tensors: Tensors) -> dict[str, Any]:
-    names = ("gamma", "beta", "mean", "var")
-    return {k: tensors[i] for k, i in zip(names, node.input[1:], strict=True)} | {"eps": a["epsilon"]}
-
-
-def _read_avg_pool(node: NodeProto, a: dict[str, Any], tensors: Tensors) -> dict[str, Any]:
-    return {"kernel": tuple(a["kernel_shape"]), "stride": tuple(a["strides"])}
-
-
-def _read_lif(node: NodeProto, a: dict[str, Any], tensors: Tensors) -> dict[str, Any]:
-    arrays = {k: numpy_helper.to_array(a[k]) for k in ("decay", "v_threshold", "v_reset")}
-    return {**arrays, "reset": a["reset"].decode()}
-
-
-Reader = Callable[[NodeProto, dict[str, Any], Tensors], dict[str, Any]]
-READERS: dict[str, tuple[type[Op], Reader]] = {
-    "Gemm": (Linear, _read_synapse),
-    "Conv": (Conv2d, _read_conv),
-    "BatchNormalization": (BatchNorm, _read_batch_norm),
-    "AveragePool": (AvgPool2d, _read_avg_pool),
-    "Flatten": (Flatten, lambda node, a, tensors: {}),
-    "LIF": (LIF, _read_lif),
-}
 
 
 def _same_model(model: ModelProto, again: ModelProto, path: str | Path) -> None:

@@ -1,11 +1,11 @@
-"""SpikingGraph -> ONNX model. Derived names hold a '/', which no op's name can: they never collide."""
+"""SpikingGraph -> ONNX model: one `Scan` over time around the step graph."""
 
 from __future__ import annotations
 
 import base64
 import hashlib
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
@@ -13,25 +13,18 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import onnx
-from onnx import ModelProto, NodeProto, TensorProto, helper, numpy_helper
+from onnx import GraphProto, ModelProto, NodeProto, TensorProto, ValueInfoProto, helper, numpy_helper
 
 from rmp_deploy.files import write_atomically
 from rmp_deploy.ir import reference
 from rmp_deploy.ir.graph import Readout, SpikingGraph
-from rmp_deploy.ir.onnx_io.functions import (
-    DOMAIN,
-    DOMAIN_VERSION,
-    IR_VERSION,
-    ONNX_OPSET,
-    lif_function,
-    spike_count_function,
-)
-from rmp_deploy.ir.ops import LIF, Array, AvgPool2d, BatchNorm, Conv2d, Flatten, Linear, Op
+from rmp_deploy.ir.onnx_io.functions import DOMAIN, DOMAIN_VERSION, FUNCTIONS, IR_VERSION, ONNX_OPSET
+from rmp_deploy.ir.onnx_io.nodes import STATES, state_shape, tensors, to_node
+from rmp_deploy.ir.ops import LIF, Delay, Op, Shape, SumPool2d
 from rmp_deploy.ir.trace import Record
 
 GRAPH_KEY, GOLDEN_KEY = "rmp_deploy.graph", "rmp_deploy.golden"
 FLOAT, INT64 = TensorProto.FLOAT, TensorProto.INT64
-Tensors = dict[str, Array]
 
 
 @dataclass(frozen=True)
@@ -42,89 +35,14 @@ class Golden:
     spike_count: dict[str, list[int]]
 
 
-def _node(op: Op, kind: str, attributes: dict[str, Any]) -> NodeProto:
-    tensors = [f"{op.name}/{key}" for key in _tensors(op)]
-    return helper.make_node(kind, [*op.inputs, *tensors], [op.name], name=op.name, **attributes)
-
-
-def _linear_node(op: Linear) -> NodeProto:
-    return _node(op, "Gemm", {"transB": 1})
-
-
-def _conv_node(op: Conv2d) -> NodeProto:
-    pads = [*op.padding, *op.padding]
-    return _node(op, "Conv", {"strides": op.stride, "pads": pads, "dilations": op.dilation, "group": op.groups})
-
-
-def _batch_norm_node(op: BatchNorm) -> NodeProto:
-    return _node(op, "BatchNormalization", {"epsilon": op.eps})
-
-
-def _avg_pool_node(op: AvgPool2d) -> NodeProto:
-    return _node(op, "AveragePool", {"kernel_shape": op.kernel, "strides": op.stride})
-
-
-def _flatten_node(op: Flatten) -> NodeProto:
-    return _node(op, "Flatten", {"axis": 1})
-
-
-def _lif_node(op: LIF) -> NodeProto:
-    n = op.name
-    return helper.make_node(
-        "LIF",
-        [*op.inputs, f"{n}/v_prev"],
-        [n, f"{n}/v", f"{n}/u"],
-        name=n,
-        domain=DOMAIN,
-        reset=op.reset,
-        **{k: numpy_helper.from_array(getattr(op, k), k) for k in ("decay", "v_threshold", "v_reset")},
-    )
-
-
-def _tensors(op: Op) -> Tensors:
-    """The op's parameters that the file keeps as initializers `<op>/<name>`, in the order of the node's inputs."""
-    names = {Linear: ("weight", "bias"), Conv2d: ("weight", "bias"), BatchNorm: ("gamma", "beta", "mean", "var")}
-    return {k: getattr(op, k) for k in names.get(type(op), ()) if getattr(op, k) is not None}
-
-
-WRITERS: dict[type[Op], Callable[[Any], NodeProto]] = {
-    Linear: _linear_node,
-    Conv2d: _conv_node,
-    BatchNorm: _batch_norm_node,
-    AvgPool2d: _avg_pool_node,
-    Flatten: _flatten_node,
-    LIF: _lif_node,
-}
-
-
 def to_model(graph: SpikingGraph, record: Sequence[Record] = ()) -> ModelProto:
     """Build the ONNX model; `record` adds outputs `trace/<what>/<neuron op>` [B, T, *shape], never saved."""
-    neurons = graph.of_type(LIF)
-    shapes, value = graph.shapes, graph.readout.value
+    shapes, spiking = graph.shapes, graph.of_type(LIF)
+    states = [(op, key) for op in graph.ops for key in STATES.get(type(op), ())]
     suffix = {"spikes": "", "v": "/v", "u": "/u"}
-    traced = [(f"trace/{what}/{op.name}", op.name + suffix[what], shapes[op.name]) for what in record for op in neurons]
-
-    def info(name: str, kind: int, *dims: int | str) -> onnx.ValueInfoProto:
-        return helper.make_tensor_value_info(name, kind, list(dims))
-
-    body_nodes = [WRITERS[type(op)](op) for op in graph.ops]
-    body_nodes += [
-        helper.make_node("SpikeCount", [op.name, f"{op.name}/n_prev"], [f"{op.name}/n"], domain=DOMAIN)
-        for op in neurons
-    ]
-    scanned = [("time/readout.step", value), *((f"{name}.step", v) for name, v, _ in traced)]
-    body_nodes += [helper.make_node("Identity", [v], [name]) for name, v in scanned]
-    body = helper.make_graph(
-        body_nodes,
-        "step",
-        [info(f"{op.name}/v_prev", FLOAT, "B", *shapes[op.name]) for op in neurons]
-        + [info(f"{op.name}/n_prev", INT64, "B") for op in neurons]
-        + [info(graph.input.name, FLOAT, "B", *graph.input.shape)],
-        [info(f"{op.name}/v", FLOAT, "B", *shapes[op.name]) for op in neurons]
-        + [info(f"{op.name}/n", INT64, "B") for op in neurons]
-        + [info("time/readout.step", FLOAT, "B", *shapes[value])]
-        + [info(f"{name}.step", FLOAT, "B", *shape) for name, _, shape in traced],
-    )
+    traced = [(f"trace/{what}/{op.name}", op.name + suffix[what], shapes[op.name]) for what in record for op in spiking]
+    scanned = [("time/readout", graph.readout.value, shapes[graph.readout.value]), *traced]
+    body = _step(graph, states, scanned)
 
     constants: dict[str, npt.NDArray[Any]] = {}
     nodes = [helper.make_node("Shape", ["input"], ["time/batch"], start=0, end=1)]
@@ -137,47 +55,88 @@ def to_model(graph: SpikingGraph, record: Sequence[Record] = ()) -> ModelProto:
         ]
         input_dims: tuple[int | str, ...] = ("B", *graph.input.shape)
     else:
-        order = [1, 0, *range(2, len(graph.input.shape) + 2)]
-        nodes += [helper.make_node("Transpose", ["input"], ["time/series"], perm=order)]
+        nodes += [helper.make_node("Transpose", ["input"], ["time/series"], perm=_swapped(len(graph.input.shape)))]
         input_dims = ("B", graph.T, *graph.input.shape)
-    for op in neurons:
-        constants[f"{op.name}/shape"] = np.array(shapes[op.name], np.int64)
+    for op, key in states:
+        name = f"{op.name}/{key}"
+        constants[f"{name}_shape"] = np.array(state_shape(graph, op), np.int64)
         nodes += [
-            helper.make_node("Concat", ["time/batch", f"{op.name}/shape"], [f"{op.name}/v_shape"], axis=0),
-            helper.make_node("ConstantOfShape", [f"{op.name}/v_shape"], [f"{op.name}/v_start"]),
+            helper.make_node("Concat", ["time/batch", f"{name}_shape"], [f"{name}_batch_shape"], axis=0),
+            helper.make_node("ConstantOfShape", [f"{name}_batch_shape"], [f"{name}_start"]),
         ]
     zero = numpy_helper.from_array(np.zeros(1, np.int64), "time/zero")
-    nodes += [helper.make_node("ConstantOfShape", ["time/batch"], ["time/n_start"], value=zero)]
     nodes += [
+        helper.make_node("ConstantOfShape", ["time/batch"], ["time/n_start"], value=zero),
         helper.make_node(
             "Scan",
-            [f"{op.name}/v_start" for op in neurons] + ["time/n_start"] * len(neurons) + ["time/series"],
-            [f"{op.name}/v_last" for op in neurons]
-            + [f"spike_count/{op.name}" for op in neurons]
-            + [f"{name.removesuffix('.step')}.steps" for name, _ in scanned],
+            [f"{op.name}/{key}_start" for op, key in states] + ["time/n_start"] * len(spiking) + ["time/series"],
+            [f"{op.name}/{key}_last" for op, key in states]
+            + [f"spike_count/{op.name}" for op in spiking]
+            + [f"{name}.steps" for name, _, _ in scanned],
             name="time",
             num_scan_inputs=1,
             body=body,
-        )
+        ),
+        *_readout_nodes(graph.readout, constants),
     ]
-    nodes += _readout_nodes(graph.readout, constants)
-    for name, _, shape in traced:
-        nodes += [helper.make_node("Transpose", [f"{name}.steps"], [name], perm=[1, 0, *range(2, len(shape) + 2)])]
+    nodes += [
+        helper.make_node("Transpose", [f"{name}.steps"], [name], perm=_swapped(len(shape))) for name, _, shape in traced
+    ]
 
-    k = int(np.prod(shapes[value]))
-    outputs = [info("output", FLOAT, "B", k)] + [info(f"spike_count/{op.name}", INT64, "B") for op in neurons]
-    outputs += [info(name, FLOAT, "B", graph.T, *shape) for name, _, shape in traced]
-    tensors = {f"{op.name}/{key}": array for op in graph.ops for key, array in _tensors(op).items()}
-    initializers = [numpy_helper.from_array(array, name) for name, array in {**constants, **tensors}.items()]
+    outputs = [_info("output", FLOAT, "B", int(np.prod(shapes[graph.readout.value])))]
+    outputs += [_info(f"spike_count/{op.name}", INT64, "B") for op in spiking]
+    outputs += [_info(name, FLOAT, "B", graph.T, *shape) for name, _, shape in traced]
+    constants |= {f"{op.name}/{key}": array for op in graph.ops for key, array in tensors(op).items()}
+    constants |= {
+        f"{pool.name}/ones": np.ones((shapes[pool.name][0], 1, *pool.kernel), np.float32)
+        for pool in graph.of_type(SumPool2d)
+    }
+    initializers = [numpy_helper.from_array(array, name) for name, array in constants.items()]
+    used = {node.op_type for node in body.node if node.domain == DOMAIN}
     model = helper.make_model(
-        helper.make_graph(nodes, graph.name, [info("input", FLOAT, *input_dims)], outputs, initializers),
-        functions=[lif_function(), spike_count_function()],
+        helper.make_graph(nodes, graph.name, [_info("input", FLOAT, *input_dims)], outputs, initializers),
+        functions=[make() for name, make in FUNCTIONS.items() if name in used],
         opset_imports=[helper.make_opsetid("", ONNX_OPSET), helper.make_opsetid(DOMAIN, DOMAIN_VERSION)],
         ir_version=IR_VERSION,
         producer_name="rmp-deploy",
     )
     helper.set_model_props(model, {GRAPH_KEY: json.dumps(_header(graph), sort_keys=True)})
     return model
+
+
+def _step(graph: SpikingGraph, states: list[tuple[Op, str]], scanned: list[tuple[str, str, Shape]]) -> GraphProto:
+    """The body of the Scan: one time step; `scanned` values leave it at every step."""
+    spiking = graph.of_type(LIF)
+    nodes = [to_node(graph, op) for op in graph.ops]
+    nodes += [
+        helper.make_node("DelayWrite", [op.inputs[0], f"{op.name}/waiting_prev"], [f"{op.name}/waiting"], domain=DOMAIN)
+        for op in graph.of_type(Delay)
+    ]
+    nodes += [
+        helper.make_node("SpikeCount", [op.name, f"{op.name}/n_prev"], [f"{op.name}/n"], domain=DOMAIN)
+        for op in spiking
+    ]
+    nodes += [helper.make_node("Identity", [value], [f"{name}.step"]) for name, value, _ in scanned]
+
+    def all_states(suffix: str) -> list[ValueInfoProto]:
+        kept = [_info(f"{op.name}/{key}{suffix}", FLOAT, "B", *state_shape(graph, op)) for op, key in states]
+        return kept + [_info(f"{op.name}/n{suffix}", INT64, "B") for op in spiking]
+
+    return helper.make_graph(
+        nodes,
+        "step",
+        [*all_states("_prev"), _info(graph.input.name, FLOAT, "B", *graph.input.shape)],
+        [*all_states(""), *(_info(f"{name}.step", FLOAT, "B", *shape) for name, _, shape in scanned)],
+    )
+
+
+def _info(name: str, kind: int, *dims: int | str) -> ValueInfoProto:
+    return helper.make_tensor_value_info(name, kind, list(dims))
+
+
+def _swapped(rank: int) -> list[int]:
+    """The permutation that swaps time and batch of a value with `rank` axes besides."""
+    return [1, 0, *range(2, rank + 2)]
 
 
 def _readout_nodes(readout: Readout, constants: dict[str, npt.NDArray[Any]]) -> list[NodeProto]:

@@ -1,0 +1,129 @@
+"""One ONNX node -> one op: the inverse of `nodes`."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from onnx import GraphProto, NodeProto, helper, numpy_helper
+
+from rmp_deploy.errors import RmpDeployError
+from rmp_deploy.ir.onnx_io.nodes import Tensors
+from rmp_deploy.ir.ops import (
+    LI,
+    LIF,
+    Add,
+    AvgPool2d,
+    BatchNorm,
+    Concat,
+    Conv1d,
+    Conv2d,
+    CubaLIF,
+    Delay,
+    Flatten,
+    Linear,
+    MaxPool2d,
+    Op,
+    SumPool2d,
+)
+
+Attributes = dict[str, Any]
+BOOKKEEPING = ("DelayWrite", "SpikeCount", "Identity")  # nodes that are no op of the graph
+
+
+def from_node(node: NodeProto, body: GraphProto, tensors: Tensors) -> Op:
+    """The op that `node` of the step graph `body` computes; `tensors` are the file's initializers by name.
+
+    Raises:
+        RmpDeployError: this version writes no such node.
+    """
+    if node.op_type == "DelayRead":
+        return _delay(node, body)
+    if node.op_type not in READERS:
+        known = ", ".join((*READERS, "DelayRead"))
+        raise RmpDeployError(f"node '{node.name}': op = {node.op_type}, allowed {known}. Export a net of these.")
+    attributes = {a.name: helper.get_attribute_value(a) for a in node.attribute}
+    kind, n_inputs, parameters = READERS[node.op_type](node, attributes, tensors)
+    return kind(name=node.name, inputs=tuple(node.input[:n_inputs]), **parameters)
+
+
+Read = tuple[type[Op], int, dict[str, Any]]  # the op's type, how many of the node's inputs are values, its parameters
+
+
+def _linear(node: NodeProto, _a: Attributes, tensors: Tensors) -> Read:
+    return Linear, 1, _synapse(node, tensors)
+
+
+def _conv(node: NodeProto, a: Attributes, tensors: Tensors) -> Read:
+    n = len(a["strides"])
+    sizes = {"stride": tuple(a["strides"]), "padding": tuple(a["pads"][:n]), "dilation": tuple(a["dilations"])}
+    return (Conv1d if n == 1 else Conv2d), 1, {**_synapse(node, tensors), **sizes, "groups": a["group"]}
+
+
+def _synapse(node: NodeProto, tensors: Tensors) -> dict[str, Any]:
+    return {"weight": tensors[node.input[1]], "bias": tensors[node.input[2]] if len(node.input) > 2 else None}
+
+
+def _batch_norm(node: NodeProto, a: Attributes, tensors: Tensors) -> Read:
+    names = ("gamma", "beta", "mean", "var")
+    arrays = {k: tensors[i] for k, i in zip(names, node.input[1:], strict=True)}
+    return BatchNorm, 1, {**arrays, "eps": a["epsilon"]}
+
+
+def _avg_pool(_node: NodeProto, a: Attributes, _tensors: Tensors) -> Read:
+    return AvgPool2d, 1, _windows(a["kernel_shape"], a)
+
+
+def _max_pool(_node: NodeProto, a: Attributes, _tensors: Tensors) -> Read:
+    return MaxPool2d, 1, _windows(a["kernel_shape"], a)
+
+
+def _sum_pool(node: NodeProto, a: Attributes, tensors: Tensors) -> Read:
+    return SumPool2d, 1, _windows(tensors[node.input[1]].shape[2:], a)
+
+
+def _windows(kernel: Sequence[int], a: Attributes) -> dict[str, Any]:
+    return {"kernel": tuple(kernel), "stride": tuple(a["strides"]), "padding": tuple(a["pads"][:2])}
+
+
+def _flatten(_node: NodeProto, _a: Attributes, _tensors: Tensors) -> Read:
+    return Flatten, 1, {}
+
+
+def _add(node: NodeProto, _a: Attributes, _tensors: Tensors) -> Read:
+    return Add, len(node.input), {}
+
+
+def _concat(node: NodeProto, _a: Attributes, _tensors: Tensors) -> Read:
+    return Concat, len(node.input), {}
+
+
+def _neuron(node: NodeProto, a: Attributes, _tensors: Tensors) -> Read:
+    kind = {"LIF": LIF, "CubaLIF": CubaLIF, "LI": LI}[node.op_type]
+    arrays = {k: numpy_helper.to_array(v) for k, v in a.items() if k != "reset"}
+    return kind, 1, {**arrays, **({"reset": a["reset"].decode()} if "reset" in a else {})}
+
+
+def _delay(node: NodeProto, body: GraphProto) -> Delay:
+    """What a Delay reads stands in its DelayWrite, its steps and shape in the state that both share."""
+    waiting = node.input[0]
+    (write,) = (n for n in body.node if n.op_type == "DelayWrite" and n.input[1] == waiting)
+    (state,) = (i for i in body.input if i.name == waiting)
+    _, steps, *shape = (d.dim_value for d in state.type.tensor_type.shape.dim)
+    return Delay(name=node.name, inputs=(write.input[0],), steps=steps, shape=tuple(shape))
+
+
+READERS: dict[str, Callable[[NodeProto, Attributes, Tensors], Read]] = {
+    "Gemm": _linear,
+    "Conv": _conv,
+    "BatchNormalization": _batch_norm,
+    "AveragePool": _avg_pool,
+    "MaxPool": _max_pool,
+    "SumPool2d": _sum_pool,
+    "Flatten": _flatten,
+    "Sum": _add,
+    "Concat": _concat,
+    "LIF": _neuron,
+    "CubaLIF": _neuron,
+    "LI": _neuron,
+}

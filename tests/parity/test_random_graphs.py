@@ -1,0 +1,165 @@
+"""Random graphs of every op (residual, recurrent, delayed, grouped) through the file and on ONNX Runtime."""
+
+from __future__ import annotations
+
+import numpy as np
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from rmp_deploy import backends
+from rmp_deploy.analysis.parity import compare
+from rmp_deploy.ir import onnx_io
+from rmp_deploy.ir.graph import Input, Readout, SpikingGraph
+from rmp_deploy.ir.ops import (
+    LI,
+    LIF,
+    Add,
+    AvgPool2d,
+    BatchNorm,
+    Concat,
+    Conv1d,
+    Conv2d,
+    CubaLIF,
+    Delay,
+    Flatten,
+    Linear,
+    MaxPool2d,
+    Op,
+    SumPool2d,
+)
+
+
+class Builder:
+    """Adds random ops that fit; `value` is the last one's, `shape` its shape."""
+
+    def __init__(self, rng: np.random.Generator, shape: tuple[int, ...]) -> None:
+        self.rng, self.value, self.shape = rng, "x", shape
+        self.ops: list[Op] = []
+
+    def add(self, kind: type[Op], *inputs: str, shape: tuple[int, ...] | None = None, **parameters: object) -> str:
+        name = f"{kind.__name__.lower()}{len(self.ops)}"
+        if kind is Delay:
+            parameters["shape"] = shape
+        op = kind(name=name, inputs=inputs or (self.value,), **parameters)
+        self.ops.append(op)
+        self.shape = shape or op.output_shape(*([self.shape] * len(op.inputs)))
+        self.value = name
+        return name
+
+    def weight(self, *shape: int) -> np.ndarray:
+        return self.rng.normal(size=shape) * 1.5 / np.sqrt(np.prod(shape[1:]))
+
+    def synapse(self, c_out: int | None = None) -> str:
+        """A convolution that keeps the map, or a Linear."""
+        rng, n = self.rng, self.shape[0]
+        c_out = c_out or 2 * int(rng.integers(1, 4))
+        bias = rng.normal(0.1, 0.3, c_out) if rng.integers(2) else None
+        if len(self.shape) == 1:
+            return self.add(Linear, weight=self.weight(c_out, n), bias=bias)
+        groups = 2 if n % 2 == 0 and c_out % 2 == 0 and rng.integers(2) else 1
+        axes = len(self.shape) - 1
+        dilation = int(rng.integers(1, 3))
+        options = {"padding": (dilation,) * axes, "dilation": (dilation,) * axes, "groups": groups}
+        kind = {1: Conv1d, 2: Conv2d}[axes]
+        return self.add(kind, weight=self.weight(c_out, n // groups, *(3,) * axes), bias=bias, **options)
+
+    def neuron(self) -> str:
+        rng, shape = self.rng, self.shape
+        each = [(), (shape[0], *(1,) * (len(shape) - 1)), shape][int(rng.integers(3))]
+        fire = {
+            "decay": rng.uniform(0, 1, each),
+            "v_threshold": rng.uniform(0.1, 0.8, each),
+            "v_reset": rng.uniform(-0.3, 0.1, each),
+            "reset": str(rng.choice(["hard", "soft"])),
+        }
+        if rng.integers(2):
+            return self.add(CubaLIF, current_decay=rng.uniform(0, 0.8, each), **fire)
+        return self.add(LIF, **fire)
+
+    def layer(self) -> None:
+        """Synapse, perhaps a norm, a residual or recurrent current, a neuron, perhaps a delay, a pool or a concat."""
+        rng = self.rng
+        before, shape = self.value, self.shape
+        same = rng.integers(2)
+        self.synapse(shape[0] if same else None)
+        if rng.integers(3) == 0:
+            c = self.shape[0]
+            norm = {k: rng.uniform(0.5, 1.5, c) for k in ("gamma", "var")}
+            self.add(BatchNorm, beta=rng.normal(size=c) / 5, mean=rng.normal(size=c) / 5, eps=1e-5, **norm)
+        if same:
+            self.add(Add, self.value, before, shape=self.shape)
+        if rng.integers(2):
+            self.recurrent()
+        else:
+            self.neuron()
+        choice = rng.integers(5)
+        if choice == 0:
+            self.add(Delay, steps=int(rng.integers(1, 4)), shape=self.shape)
+        elif choice == 1:
+            spikes = self.value
+            late = self.add(Delay, steps=1, shape=self.shape)
+            doubled = (2 * self.shape[0], *self.shape[1:])
+            self.add(Concat, spikes, late, shape=doubled)
+        elif len(self.shape) == 3 and min(self.shape[1:]) >= 4 and choice < 5:
+            pool = [AvgPool2d, SumPool2d, MaxPool2d][int(rng.integers(3))]
+            self.add(pool, kernel=(3, 2), stride=(2, 2), padding=(1, 0))
+
+    def recurrent(self) -> None:
+        """current + own synapse * spikes[t - 1]: the Delay reads a neuron that stands after it."""
+        current, shape = self.value, self.shape
+        at = len(self.ops)
+        before = self.add(Delay, "nobody", steps=1, shape=shape)
+        self.shape = shape
+        self.synapse(shape[0])
+        self.add(Add, current, self.value, shape=shape)
+        spikes = self.neuron()
+        self.ops[at] = Delay(name=before, inputs=(spikes,), steps=1, shape=shape)
+
+
+def random_graph(rng: np.random.Generator) -> SpikingGraph:
+    shape = [(3, 8, 7), (2, 9), (5,)][int(rng.integers(3))]
+    builder = Builder(rng, shape)
+    for _ in range(int(rng.integers(1, 4))):
+        builder.layer()
+    if len(builder.shape) > 1:
+        builder.add(Flatten)
+    builder.add(Linear, weight=builder.weight(3, builder.shape[0]))
+    if rng.integers(2):
+        builder.add(LI, decay=rng.uniform(0, 1))
+    encoding = str(rng.choice(["direct", "time_series"]))
+    readout = Readout(builder.value, str(rng.choice(["mean", "sum", "last"])))
+    dt = 1e-3 if rng.integers(2) else None
+    return SpikingGraph("random", Input("x", shape, encoding), tuple(builder.ops), readout, int(rng.integers(1, 8)), dt)
+
+
+@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@given(seed=st.integers(0, 2**32 - 1))
+def test_random_graphs_through_the_file_and_onnx_runtime(seed, tmp_path_factory):
+    rng = np.random.default_rng(seed)
+    graph = random_graph(rng)
+    steps = () if graph.input.encoding == "direct" else (graph.T,)
+    x = rng.normal(0.3, 0.6, (4, *steps, *graph.input.shape)).astype(np.float32)
+    loaded = onnx_io.load(onnx_io.save(graph, tmp_path_factory.mktemp("random") / "net.onnx"))
+    assert loaded == graph
+    exact = backends.run(graph, x, "reference", ("spikes", "u", "v"))
+    rung = compare(graph, exact, backends.run(loaded, x, "onnxruntime", ("spikes", "v", "u")), exact.u)
+    assert rung.holds, rung
+    if rung.mismatches == 0:
+        assert all(row.max_v_error < 1e-4 for row in rung.layers)
+        assert rung.max_output_error < 1e-3
+
+
+def test_the_random_graphs_hold_every_op():
+    """Otherwise the test above would test less than it says; most layers fire, and not always."""
+    kinds: set[type[Op]] = set()
+    rates: list[float] = []
+    for seed in range(60):
+        rng = np.random.default_rng(seed)
+        graph = random_graph(rng)
+        kinds |= {type(op) for op in graph.ops}
+        steps = () if graph.input.encoding == "direct" else (graph.T,)
+        x = rng.normal(0.3, 0.6, (2, *steps, *graph.input.shape))
+        rates += [float(s.mean()) for s in backends.run(graph, x, "reference", ("spikes",)).spikes.values()]
+    wanted = {LI, LIF, Add, AvgPool2d, BatchNorm, Concat, Conv1d, Conv2d, CubaLIF, Delay, Flatten, Linear, MaxPool2d}
+    assert kinds == wanted | {SumPool2d}
+    assert np.mean([0.01 < rate < 0.99 for rate in rates]) > 0.8
