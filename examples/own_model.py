@@ -63,11 +63,11 @@ def main() -> None:
     graph = rmp_deploy.load(file)
     traces = [
         trace_torch(net, test.x),
-        rmp_deploy.run(graph, test.x, "reference", record=("spikes", "v", "u")),
+        rmp_deploy.run(graph, test.x, "reference", record=("spikes", "v")),
         rmp_deploy.run(graph, test.x, "onnxruntime", record=("spikes", "v")),
         rmp_deploy.run(graph, test.x, "lava", record=("spikes", "v")),
     ]
-    for rung in rmp_deploy.climb(graph, traces):
+    for rung in rmp_deploy.climb(graph, test.x, traces):
         print(f"{rung.source} -> {rung.target}: {rung.mismatches} mismatching spikes of {rung.compared:,}")
         assert rung.holds, rung
     print(f"accuracy on 50 test images: {(traces[-1].predictions() == test.y).mean():.2f}, file: {file}")

@@ -1,7 +1,7 @@
 """Parity: is the network still the same network after a hand-over, spike by spike?
 
-A rung compares two traces of one graph. Floating-point rungs may differ only where the membrane potential lies within
-float32 rounding of the threshold (a tie); everything that such a spike then causes downstream is its consequence.
+A rung compares two traces of one graph. Floating-point rungs may differ only where a membrane potential lies within
+float32 rounding of its threshold (a tie); `rmp_deploy.analysis.replay` judges every spike of both traces on its own.
 """
 
 from __future__ import annotations
@@ -9,21 +9,23 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
+from rmp_deploy.analysis.replay import Replay, replay
 from rmp_deploy.errors import RmpDeployError
 from rmp_deploy.ir.graph import SpikingGraph
-from rmp_deploy.ir.ops import LIF, Conv1d, Conv2d, Linear
-from rmp_deploy.ir.trace import Layers, Trace
+from rmp_deploy.ir.ops import LIF
+from rmp_deploy.ir.trace import Trace
 
 Mask = npt.NDArray[np.bool_]
 
 
 @dataclass(frozen=True)
 class Divergence:
-    """The first neuron and time step where two traces differ, and how far the potential was from the threshold."""
+    """The first neuron and time step where a trace leaves the graph, or else where the two traces part."""
 
     sample: int
     step: int
@@ -33,12 +35,16 @@ class Divergence:
     u: float
     v_threshold: float
     distance: float  # |u - v_threshold|
-    tolerance: float  # what float32 rounding can explain in this layer
+    tolerance: float  # what float32 rounding can explain of this potential
 
 
 @dataclass(frozen=True)
 class LayerParity:
-    """One layer of one rung: N * T * neurons spikes `compared`; `ties` are explained by float rounding."""
+    """One layer of one rung: N * T * neurons spikes `compared`.
+
+    `ties` counts the spikes of either trace that its own inputs contradict, by no more than float rounding. The other
+    mismatches, if any, are what ties upstream or earlier led to: both traces are right about them, given their inputs.
+    """
 
     layer: str
     compared: int
@@ -51,12 +57,13 @@ class LayerParity:
 
 @dataclass(frozen=True)
 class Rung:
-    """Two backends, compared in every layer; holds where every mismatch is a tie or the consequence of one."""
+    """Two traces, compared in every layer and in the readout; holds where both are runs of the graph."""
 
     source: str
     target: str
     holds: bool
     max_output_error: float
+    output_holds: bool  # each readout is the one that its own spikes give
     layers: tuple[LayerParity, ...]
 
     @property
@@ -68,120 +75,101 @@ class Rung:
         return sum(layer.mismatches for layer in self.layers)
 
 
-def climb(graph: SpikingGraph, traces: Sequence[Trace]) -> list[Rung]:
-    """Compare each trace with the next one; distances to the threshold come from the reference's `u`.
+def climb(graph: SpikingGraph, x: npt.NDArray[Any], traces: Sequence[Trace]) -> list[Rung]:
+    """Compare each trace of samples `x` with the next one.
 
     Raises:
-        RmpDeployError: fewer than two traces, no reference trace with u, or traces of other samples.
+        RmpDeployError: fewer than two traces, or traces of other samples.
     """
-    exact = [t for t in traces if t.backend == "reference" and t.u]
-    if len(traces) < 2 or not exact:
-        raise RmpDeployError("parity: traces need the reference with u and at least one other. Run more backends.")
-    return [compare(graph, a, b, exact[0].u) for a, b in pairwise(traces)]
+    if len(traces) < 2:
+        raise RmpDeployError(f"parity: traces = {len(traces)}, allowed 2 or more. Run more backends.")
+    for trace in traces:
+        _check(graph, x, trace)
+    replays = [replay(graph, x, trace) for trace in traces]
+    pairs = pairwise(zip(traces, replays, strict=True))
+    return [_compare(graph, a, of_a, b, of_b) for (a, of_a), (b, of_b) in pairs]
 
 
-def compare(graph: SpikingGraph, a: Trace, b: Trace, u: Layers) -> Rung:
-    """Compare two traces' spikes in every neuron op; `u` [N, T, *shape] per op is the float64 reference's.
+def compare(graph: SpikingGraph, x: npt.NDArray[Any], a: Trace, b: Trace) -> Rung:
+    """Compare two traces of samples `x` in every neuron op and in the readout."""
+    (rung,) = climb(graph, x, [a, b])
+    return rung
 
-    Raises:
-        RmpDeployError: the traces are of different samples.
-    """
-    neurons = graph.of_type(LIF)
-    differs = {op.name: _differs(op, a, b) for op in neurons}
-    first_step = {name: _first_steps(mask) for name, mask in differs.items()}
-    clean = np.all([steps == graph.T for steps in first_step.values()], axis=0)  # samples without any mismatch
-    rows: list[LayerParity] = []
-    for op in neurons:
-        mismatches = differs[op.name]
-        roots = mismatches & ~_explained(graph, op, mismatches, first_step)
-        tolerance = _tolerance(graph, op, u[op.name])
-        tied: Mask = roots & (np.abs(u[op.name] - op.v_threshold) <= tolerance)
-        v_error = None
-        if op.name in a.v and op.name in b.v and clean.any():
-            v_error = float(np.abs(a.v[op.name][clean] - b.v[op.name][clean]).max())
-        rows.append(
-            LayerParity(
-                layer=op.name,
-                compared=int(mismatches.size),
-                mismatches=int(mismatches.sum()),
-                ties=int(tied.sum()),
-                holds=bool((tied == roots).all()),
-                max_v_error=v_error,
-                first=_divergence(op, a.spikes[op.name], u[op.name], _worst(roots, tied, mismatches), tolerance),
-            )
-        )
+
+def _check(graph: SpikingGraph, x: npt.NDArray[Any], trace: Trace) -> None:
+    graph.check_samples(x)
+    for op in graph.of_type(LIF):
+        wanted = (len(x), graph.T, *graph.shapes[op.name])
+        found = trace.spikes[op.name].shape if op.name in trace.spikes else None
+        if found != wanted:
+            what = f"spikes of {trace.backend} = {found}, allowed {wanted}"
+            raise RmpDeployError(f"parity of {op.kind} '{op.name}': {what}. Record spikes of the same samples.")
+
+
+def _compare(graph: SpikingGraph, a: Trace, of_a: Replay, b: Trace, of_b: Replay) -> Rung:
+    differs = {op.name: a.spikes[op.name] != b.spikes[op.name] for op in graph.of_type(LIF)}
+    clean = ~np.any([mask.reshape(len(mask), -1).any(axis=1) for mask in differs.values()], axis=0)
+    output_holds = all(
+        bool((np.abs(trace.output - own.output) <= own.output_tolerance).all()) for trace, own in ((a, of_a), (b, of_b))
+    )
+    layers = tuple(_layer(op, a, of_a, b, of_b, differs[op.name], clean) for op in graph.of_type(LIF))
     return Rung(
         source=a.backend,
         target=b.backend,
-        holds=all(row.holds for row in rows),
+        holds=output_holds and all(layer.holds for layer in layers),
         max_output_error=float(np.abs(a.output - b.output).max()),
-        layers=tuple(rows),
+        output_holds=output_holds,
+        layers=layers,
     )
 
 
-def _differs(op: LIF, a: Trace, b: Trace) -> Mask:
-    left, right = a.spikes[op.name], b.spikes[op.name]
-    if left.shape != right.shape:
-        what = f"{a.backend} {left.shape} and {b.backend} {right.shape}"
-        raise RmpDeployError(f"parity of {op.kind} '{op.name}': shapes = {what}, allowed equal ones. Use one data set.")
-    mask: Mask = left != right
-    return mask
+def _layer(op: LIF, a: Trace, of_a: Replay, b: Trace, of_b: Replay, differs: Mask, clean: Mask) -> LayerParity:
+    contradicted, broken = np.zeros_like(differs), np.zeros_like(differs)
+    potentials_hold = True
+    for trace, own in ((a, of_a.layers[op.name]), (b, of_b.layers[op.name])):
+        wrong: Mask = (own.u > op.v_threshold) != trace.spikes[op.name]
+        contradicted |= wrong
+        broken |= wrong & (np.abs(own.u - op.v_threshold) > own.tolerance)
+        if op.name in trace.v:
+            potentials_hold &= bool((np.abs(trace.v[op.name] - own.v) <= own.tolerance).all())
+    index = next((_earliest(mask) for mask in (broken, contradicted, differs) if mask.any()), None)
+    v_error = None
+    if op.name in a.v and op.name in b.v and clean.any():
+        v_error = float(np.abs(a.v[op.name][clean] - b.v[op.name][clean]).max())
+    return LayerParity(
+        layer=op.name,
+        compared=int(differs.size),
+        mismatches=int(differs.sum()),
+        ties=int((contradicted & ~broken).sum()),
+        holds=potentials_hold and not broken.any(),
+        max_v_error=v_error,
+        first=None if index is None else _divergence(op, a, of_a, b, of_b, index),
+    )
 
 
-def _first_steps(differs: Mask) -> npt.NDArray[np.int64]:
-    """Per sample, the step of its first mismatch; T where there is none."""
-    steps = differs.any(axis=tuple(range(2, differs.ndim)))
-    return np.where(steps.any(axis=1), np.argmax(steps, axis=1), differs.shape[1])
+def _earliest(mask: Mask) -> tuple[int, ...]:
+    found = np.argwhere(mask)
+    return tuple(int(i) for i in found[np.argmin(found[:, 1])])
 
 
-def _explained(graph: SpikingGraph, op: LIF, differs: Mask, first_step: dict[str, npt.NDArray[np.int64]]) -> Mask:
-    """Where an earlier mismatch may be the cause: in a neuron that this layer hears from, or in the same neuron."""
-    start = np.full(len(differs), graph.T)
-    for name, delay in graph.delay_from(op.inputs[0]).items():
-        start = np.minimum(start, first_step[name] + delay)
-    heard = np.arange(graph.T)[None, :] >= start[:, None]
-    before = np.zeros_like(differs)
-    before[:, 1:] = np.logical_or.accumulate(differs, axis=1)[:, :-1]
-    explained: Mask = before | heard.reshape(*heard.shape, *(1,) * (differs.ndim - 2))
-    return explained
-
-
-def _tolerance(graph: SpikingGraph, op: LIF, u: npt.NDArray[np.float64]) -> float:
-    """Bound of the float32 error of u: ``eps * (fan_in + T) * max(|u|)``.
-
-    The usual forward bound of a sum of fan_in products carried over T steps (Higham, Accuracy and Stability of
-    Numerical Algorithms, 2nd ed., section 3.1).
-    """
-    synapses = [s for s in graph.sources(op.inputs[0]) if isinstance(s, Linear | Conv1d | Conv2d)]
-    fan_in = sum(s.weight.size // len(s.weight) for s in synapses) or 1
-    largest = max(float(np.abs(u).max()), float(np.abs(op.v_threshold).max()))
-    return float(np.finfo(np.float32).eps) * (fan_in + graph.T) * largest
-
-
-def _worst(roots: Mask, tied: Mask, differs: Mask) -> tuple[int, ...] | None:
-    """Index of the mismatch to show: the earliest that is no tie, else the earliest root, else the earliest of all."""
-    for mask in (roots & ~tied, roots, differs):
-        if mask.any():
-            found = np.argwhere(mask)
-            return tuple(int(i) for i in found[np.argmin(found[:, 1])])
-    return None
-
-
-def _divergence(
-    op: LIF, left: Mask, u: npt.NDArray[np.float64], index: tuple[int, ...] | None, tolerance: float
-) -> Divergence | None:
-    if index is None:
-        return None
-    threshold = float(np.broadcast_to(op.v_threshold, u.shape)[index])
-    spike = int(left[index])
+def _divergence(op: LIF, a: Trace, of_a: Replay, b: Trace, of_b: Replay, index: tuple[int, ...]) -> Divergence:
+    """What happened at `index`; the potential is that of the trace whose spike its own inputs contradict most."""
+    threshold = float(np.broadcast_to(op.v_threshold, a.spikes[op.name].shape)[index])
+    spikes = [bool(trace.spikes[op.name][index]) for trace in (a, b)]
+    owns = [own.layers[op.name] for own in (of_a, of_b)]
+    errors = [
+        abs(float(o.u[index]) - threshold) * ((o.u[index] > threshold) != s) for o, s in zip(owns, spikes, strict=True)
+    ]
+    own = owns[int(np.argmax(errors))]
+    u = float(own.u[index])
     return Divergence(
         sample=index[0],
         step=index[1],
         neuron=index[2:],
-        spike_from=spike,
-        spike_to=1 - spike,
-        u=float(u[index]),
+        spike_from=int(spikes[0]),
+        spike_to=int(spikes[1]),
+        u=u,
         v_threshold=threshold,
-        distance=abs(float(u[index]) - threshold),
-        tolerance=tolerance,
+        distance=abs(u - threshold),
+        tolerance=float(own.tolerance[index]),
     )

@@ -20,7 +20,7 @@ from rmp_deploy.report import json as report
 from rmp_deploy.training.data import Samples
 
 RECORD: dict[str, tuple[Record, ...]] = {
-    "reference": ("spikes", "v", "u"),
+    "reference": ("spikes", "v"),
     "onnxruntime": ("spikes", "v"),
     "lava": ("spikes", "v"),
 }
@@ -69,7 +69,7 @@ def verify(
             traces.append(run_backend())
             seconds[name] = time.perf_counter() - start
             bar.advance(task)
-    return report.parity(parity.climb(graph, traces), len(samples.x), seconds, check_golden(file)), traces
+    return report.parity(parity.climb(graph, samples.x, traces), len(samples.x), seconds, check_golden(file)), traces
 
 
 def check_golden(file: str | Path) -> dict[str, Any] | None:

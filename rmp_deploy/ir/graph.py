@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import heapq
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -147,24 +146,6 @@ class SpikingGraph:
             if not isinstance(op, LIF):
                 waiting += [i for i in op.inputs if i not in seen]
                 seen |= set(op.inputs)
-
-    def delay_from(self, value: str) -> dict[str, int]:
-        """Every neuron op that `value` depends on, with the least number of steps that its spikes need to get there."""
-        found: dict[str, int] = {}
-        waiting = [(0, value)]
-        seen: set[str] = set()
-        while waiting:
-            delay, name = heapq.heappop(waiting)
-            op = self.by_name.get(name)
-            if op is None or name in seen:
-                continue
-            seen.add(name)
-            if isinstance(op, LIF):
-                found[name] = delay
-            step = op.steps if isinstance(op, Delay) else 0
-            for i in op.inputs:
-                heapq.heappush(waiting, (delay + step, i))
-        return found
 
     def check_samples(self, x: npt.NDArray[Any]) -> None:
         """Raise RmpDeployError unless `x` is [N, *shape] (direct) or [N, T, *shape] (time_series) and finite."""

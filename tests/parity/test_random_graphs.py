@@ -142,7 +142,7 @@ def test_random_graphs_through_the_file_and_onnx_runtime(seed, tmp_path_factory)
     loaded = onnx_io.load(onnx_io.save(graph, tmp_path_factory.mktemp("random") / "net.onnx"))
     assert loaded == graph
     exact = backends.run(graph, x, "reference", ("spikes", "u", "v"))
-    rung = compare(graph, exact, backends.run(loaded, x, "onnxruntime", ("spikes", "v", "u")), exact.u)
+    rung = compare(graph, x, exact, backends.run(loaded, x, "onnxruntime", ("spikes", "v", "u")))
     assert rung.holds, rung
     if rung.mismatches == 0:
         assert all(row.max_v_error < 1e-4 for row in rung.layers)
