@@ -79,7 +79,10 @@ def run_to_graph(run_folder: str | Path) -> tuple[SpikingGraph, TrainConfig]:
 
 
 def trace_torch(model: nn.Module, x: npt.NDArray[Any]) -> Trace:
-    """Run `model` in eval mode on samples `x` [N, *shape] and record spikes, u and v of every LIF layer."""
+    """Run `model` in eval mode on samples `x` and record spikes, u and v of every LIF layer.
+
+    `x` is [N, *shape] for a model with a `DirectEncoding`, else [N, T, *shape], fed to the model as [T, N, *shape].
+    """
     layers = neurons.neurons(model)
     spikes: dict[str, Tensor] = {}
     hooks = [
@@ -90,7 +93,9 @@ def trace_torch(model: nn.Module, x: npt.NDArray[Any]) -> Trace:
     model.eval()
     try:
         with torch.no_grad():
-            output = model(torch.from_numpy(np.ascontiguousarray(x, dtype=np.float32)))
+            samples = torch.from_numpy(np.ascontiguousarray(x, dtype=np.float32))
+            encoded = any(isinstance(module, DirectEncoding) for module in model.modules())
+            output = model(samples if encoded else samples.transpose(0, 1))
     finally:
         model.train(was_training)
         for hook in hooks:
@@ -126,6 +131,7 @@ class _Chain:
         self.values: dict[fx.Node, str] = {}  # the name of the value that each node stands for
         self.result = ""
         self.rule: Rule | None = None
+        self.readout: fx.Node | None = None
         self.T: int | None = None
 
     def visit(self, node: fx.Node) -> None:
@@ -135,9 +141,16 @@ class _Chain:
             self.values[node] = INPUT
         elif node.op == "output":
             self.result = self._value(node.args[0])
+            if self.rule is not None and node.args[0] is not self.readout:
+                raise RmpDeployError(f"{self.kind}: returns '{node.args[0]}', allowed the readout. Return that alone.")
         elif node.op == "call_module":
             path = str(node.target)
-            self.values[node] = self._layer(self.model.get_submodule(path), path, self._value(node.args[0]))
+            layer = self.model.get_submodule(path)
+            if len(node.args) != 1 or node.kwargs:
+                raise _refused(layer, path, "called with several or named arguments", "one tensor", "Pass it alone")
+            self.values[node] = self._layer(layer, path, self._value(node.args[0]))
+            if isinstance(layer, MeanOverTime):
+                self.readout = node
         else:
             raise RmpDeployError(
                 f"{self.kind}: {node.op} '{node.target}', allowed calls of layers. Wrap it in a layer."
@@ -166,17 +179,22 @@ class _Chain:
         return self.values[argument]
 
 
-def _convert(layer: nn.Module, path: str, source: str) -> list[ops.Op]:
+def _convert(layer: nn.Module, path: str, source: str, in_time: bool = False) -> list[ops.Op]:
+    """The ops of one layer; `in_time`: it stands inside TimeDistributed, where every step is a sample of its own."""
+    if layer._forward_hooks or layer._forward_pre_hooks:
+        todo = "Remove it first (torch.nn.utils.remove_weight_norm, handle.remove())"
+        raise _refused(layer, path, "has a forward hook, whose effect is unknown", "no hooks", todo)
     if isinstance(layer, TimeDistributed):
-        return _convert(layer.layer, path, source)
+        return _convert(layer.layer, path, source, in_time=True)
     if isinstance(layer, nn.Sequential):
         chain: list[ops.Op] = []
         for child, inner in layer.named_children():
-            chain += _convert(inner, f"{path}.{child}", chain[-1].name if chain else source)
+            chain += _convert(inner, f"{path}.{child}", chain[-1].name if chain else source, in_time)
         return chain
-    if type(layer) not in CONVERTERS:
-        known = ", ".join(sorted(kind.__name__ for kind in CONVERTERS))
-        raise _refused(layer, path, "no such op in the IR", known, "Replace the layer")
+    if type(layer) not in CONVERTERS or (in_time and isinstance(layer, neurons.LIF)):
+        known = ", ".join(sorted(kind.__name__ for kind in CONVERTERS if not (in_time and kind is neurons.LIF)))
+        what = "inside TimeDistributed" if type(layer) in CONVERTERS else "no such op in the IR"
+        raise _refused(layer, path, what, known, "Put it outside" if type(layer) in CONVERTERS else "Replace the layer")
     return [CONVERTERS[type(layer)](layer, path, (source,))]
 
 

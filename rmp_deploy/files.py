@@ -16,7 +16,7 @@ def check_writable(folder: str | Path) -> None:
     Raises:
         RmpDeployError: it or its nearest existing parent is no folder, or is read-only.
     """
-    nearest = next(p for p in (Path(folder).absolute(), *Path(folder).absolute().parents) if p.exists())
+    nearest = next(p for p in (Path(folder).absolute(), *Path(folder).absolute().parents) if _exists(p))
     if not nearest.is_dir() or not os.access(nearest, os.W_OK | os.X_OK):
         reason = "Permission denied" if nearest.is_dir() else "Not a directory"
         raise RmpDeployError(f"folder '{folder}': cannot be written ({reason}). Choose a folder with room.")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import numpy.typing as npt
@@ -31,12 +31,10 @@ def _lava(graph: SpikingGraph, x: npt.NDArray[Any], record: Sequence[Record]) ->
 BACKENDS: dict[str, Run] = {"reference": reference.run, "onnxruntime": _onnxruntime, "lava": _lava}
 
 
-def run(graph: SpikingGraph, x: npt.NDArray[Any], backend: str, record: Sequence[Record] = ()) -> Trace:
-    """Run samples `x` through `graph` on one of `BACKENDS`, 256 samples at a time.
-
-    Args:
-        x: [N, *shape] for direct encoding, [N, T, *shape] for a time series.
-        record: which of spikes, v and u of every neuron op to keep.
+def batches(
+    graph: SpikingGraph, x: npt.NDArray[Any], backend: str, record: Sequence[Record] = ()
+) -> Iterator[tuple[npt.NDArray[Any], Trace]]:
+    """Run samples `x` through `graph` 256 at a time: pairs of samples and their trace. Memory follows the batch.
 
     Raises:
         RmpDeployError: unknown backend, samples that do not fit, or a graph that the backend cannot run.
@@ -44,4 +42,21 @@ def run(graph: SpikingGraph, x: npt.NDArray[Any], backend: str, record: Sequence
     if backend not in BACKENDS:
         raise RmpDeployError(f"backend '{backend}': unknown, allowed {', '.join(BACKENDS)}. Choose one.")
     graph.check_samples(x)
-    return concatenate([BACKENDS[backend](graph, x[i : i + BATCH], record) for i in range(0, len(x), BATCH)])
+    for start in range(0, len(x), BATCH):
+        part = x[start : start + BATCH]
+        yield part, BACKENDS[backend](graph, part, record)
+
+
+def run(graph: SpikingGraph, x: npt.NDArray[Any], backend: str, record: Sequence[Record] = ()) -> Trace:
+    """Run samples `x` through `graph` on one of `BACKENDS`.
+
+    Args:
+        graph: the network.
+        x: [N, *shape] for direct encoding, [N, T, *shape] for a time series.
+        backend: reference, onnxruntime or lava.
+        record: which of spikes, v and u of every neuron op to keep.
+
+    Raises:
+        RmpDeployError: as `batches`.
+    """
+    return concatenate([trace for _, trace in batches(graph, x, backend, record)])

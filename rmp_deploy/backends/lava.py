@@ -51,7 +51,10 @@ def run(graph: SpikingGraph, x: npt.NDArray[Any], record: Sequence[Record] = ())
     import_lava()
     with ExitStack() as files:
         with _forgotten_by_lava(), _quiet():
-            network = build(folded, x, record, files)
+            try:
+                network = build(folded, x, record, files)
+            except OSError as e:  # the traces' temporary files
+                raise RmpDeployError(f"backend 'lava': temporary files: {e.strerror}. Set TMPDIR to a folder.") from e
             _execute(network)
         values = network.readout.read() + network.readout_bias
         return Trace(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import io
 import os
 import sys
 from collections.abc import Sequence
@@ -44,15 +45,22 @@ def main(argv: Sequence[str] | None = None) -> int:
         command.add_argument("--json", action="store_true", help="print one JSON object and nothing else")
         command.set_defaults(run=module.run)
     args = parser.parse_args(argv)
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="replace")  # a terminal without, say, a minus sign
     try:
         code: int = args.run(args)
+        sys.stdout.flush()
     except RmpDeployError as e:
         print(f"error: {' '.join(str(e).split())}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         print("error: interrupted.", file=sys.stderr)
         return 130
-    except BrokenPipeError:  # `rmp-deploy ... | head`: nobody reads on
+    except OSError as e:  # of standard output: what commands read and write themselves has its own messages
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 1
+        if isinstance(e, BrokenPipeError):  # `rmp-deploy ... | head`: nobody reads on
+            return 1
+        print(f"error: standard output: cannot be written ({e.strerror}). Redirect it elsewhere.", file=sys.stderr)
+        return 2
     return code

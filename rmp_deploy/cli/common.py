@@ -7,6 +7,7 @@ import json
 import shlex
 import sys
 from collections.abc import Iterator, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -15,7 +16,8 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from rmp_deploy import __version__, backends
-from rmp_deploy.backends import BATCH
+from rmp_deploy.errors import RmpDeployError
+from rmp_deploy.files import check_writable
 from rmp_deploy.ir.graph import SpikingGraph
 from rmp_deploy.ir.trace import Record, Trace
 from rmp_deploy.report import html, text
@@ -46,13 +48,32 @@ def load_data(args: argparse.Namespace) -> data.Samples:
 def batches(
     graph: SpikingGraph, x: npt.NDArray[Any], backend: str, record: Sequence[Record]
 ) -> Iterator[tuple[npt.NDArray[Any], Trace]]:
-    """Run `x` batch by batch with a progress bar: memory follows the batch, not the data."""
+    """`backends.batches` with a progress bar."""
     with progress() as bar:
         task = bar.add_task(f"simulate on {backend}", total=len(x))
-        for i in range(0, len(x), BATCH):
-            part = x[i : i + BATCH]
-            yield part, backends.run(graph, part, backend, record)
+        for part, trace in backends.batches(graph, x, backend, record):
+            yield part, trace
             bar.update(task, advance=len(part))
+
+
+def console() -> Console:
+    """Where results are printed: names and paths are text, never markup, and are not wrapped or coloured."""
+    return Console(highlight=False, markup=False, emoji=False, soft_wrap=True)
+
+
+def check_output(path: str, suffix: str) -> None:
+    """Refuse, before the work, an output path of another suffix or in a folder that cannot be written.
+
+    Raises:
+        RmpDeployError: see above.
+    """
+    if not path.endswith(suffix):
+        raise RmpDeployError(f"file '{path}': suffix = '{Path(path).suffix}', allowed {suffix}. Give it that suffix.")
+    check_writable(Path(path).parent)
+
+
+def print_json(value: object) -> None:
+    print(json.dumps(value, allow_nan=False))
 
 
 def progress() -> Progress:
@@ -63,8 +84,17 @@ def progress() -> Progress:
 
 
 def correct(trace: Trace, labels: npt.NDArray[np.int64] | None) -> int | None:
-    """How many predictions are right; None without labels."""
-    return None if labels is None else int((trace.predictions() == labels).sum())
+    """How many predictions are right; None without labels.
+
+    Raises:
+        RmpDeployError: a label names a class that the readout does not have.
+    """
+    if labels is None:
+        return None
+    classes = trace.output.shape[1]
+    if int(labels.max()) >= classes:
+        raise RmpDeployError(f"labels: largest = {labels.max()}, allowed 0..{classes - 1}. Use the network's classes.")
+    return int((trace.predictions() == labels).sum())
 
 
 def command_line() -> str:
@@ -76,12 +106,11 @@ def show(document: report.Section, as_json: bool, page: str | None = None) -> No
     if page is not None:
         html.write(document, page)
     if as_json:
-        print(json.dumps(document))
+        print_json(document)
         return
-    console = Console(highlight=False)
-    text.render(document, console)
+    text.render(document, Console(highlight=False, markup=False, emoji=False))
     if page is not None:
-        console.print(f"report: {page}", soft_wrap=True)
+        console().print(f"report: {page}")
 
 
 def document(**sections: report.Section | None) -> report.Section:

@@ -4,14 +4,11 @@ from __future__ import annotations
 
 import argparse
 from dataclasses import replace
-from functools import partial
 from pathlib import Path
 from typing import Any
 
-from rich.console import Console
-
 from rmp_deploy import backends
-from rmp_deploy.cli.common import document, show
+from rmp_deploy.cli.common import console, document, show
 from rmp_deploy.cli.energy import histograms, measure, raster
 from rmp_deploy.cli.export import GOLDEN_SAMPLES
 from rmp_deploy.cli.train import train_with_progress
@@ -40,7 +37,7 @@ def run(args: argparse.Namespace) -> int:
     test = data.load(config.data)
     to_verify = test.first(args.samples)
     check_writable(out)
-    say = _quiet if args.json else partial(Console(highlight=False).print, soft_wrap=True)
+    say = _quiet if args.json else console().print
 
     say("1. train a convolutional SNN on 1,437 handwritten digits, with and without RMP-Loss")
     results = {}

@@ -5,13 +5,12 @@ from __future__ import annotations
 import argparse
 import importlib.metadata
 import importlib.util
-import json
 import platform
 from dataclasses import asdict, dataclass
 
-from rich.console import Console
 from rich.table import Table
 
+from rmp_deploy.cli.common import console, print_json
 from rmp_deploy.errors import RmpDeployError
 
 
@@ -32,16 +31,16 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     findings = examine()
     if args.json:
-        print(json.dumps({"python": platform.python_version(), "findings": [asdict(f) for f in findings]}))
+        print_json({"python": platform.python_version(), "findings": [asdict(f) for f in findings]})
     else:
-        console = Console(highlight=False)
+        out = console()
         table = Table("feature", "works", "found", box=None)
         for f in findings:
             table.add_row(f.feature, "yes" if f.works else "no", f.found)
-        console.print(table)
+        out.print(table)
         for f in findings:
             if not f.works:
-                console.print(f"{f.feature}: {f.todo}", soft_wrap=True, markup=False)
+                out.print(f"{f.feature}: {f.todo}")
     return 0 if findings[0].works else 1
 
 

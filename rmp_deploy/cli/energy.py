@@ -6,11 +6,10 @@ import argparse
 from functools import reduce
 from operator import add
 
-import numpy as np
-
 from rmp_deploy.analysis import counts, membranes
 from rmp_deploy.analysis.energy import price
-from rmp_deploy.cli.common import add_data, add_file, batches, document, load_data, show
+from rmp_deploy.cli.common import add_data, add_file, batches, check_output, correct, document, load_data, show
+from rmp_deploy.errors import RmpDeployError
 from rmp_deploy.hw_profiles import HardwareProfile
 from rmp_deploy.hw_profiles import load as load_profile
 from rmp_deploy.ir import onnx_io
@@ -31,6 +30,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     profiles = [load_profile(name) for name in args.profile]
+    if args.report is not None:
+        check_output(args.report, ".html")
     graph = onnx_io.load(args.file)
     samples = load_data(args)
     graph.check_samples(samples.x)
@@ -55,21 +56,28 @@ def measure(
 ) -> tuple[report.Section, int | None, Trace]:
     """Run all samples on ONNX Runtime, count and price: the energy section, how many were right, the first batch.
 
-    Counts are taken on the graph as it is deployed, with its pools folded; the ANN twin is the network before that.
+    Counts are taken on the graph as it is deployed: with its pools folded, or, where they cannot fold exactly, with
+    their adds counted and the real-valued maps behind them as multiply-accumulates. The ANN twin is the network before
+    that.
     """
     unfolded = fold_batchnorm(graph)
-    deployed = fold_pool(unfolded)
+    try:
+        deployed, pools = fold_pool(unfolded), "folded"
+    except RmpDeployError as e:
+        deployed, pools = unfolded, f"not folded: {e}"
     parts: list[counts.Counts] = []
-    predictions: list[np.ndarray[tuple[int], np.dtype[np.int64]]] = []
+    right = None if samples.y is None else 0
+    done = 0
     first: Trace | None = None
     for x, trace in batches(unfolded, samples.x, "onnxruntime", ("spikes", "u")):
         parts.append(counts.count(deployed, trace, x))
-        predictions.append(trace.predictions())
+        hits = correct(trace, None if samples.y is None else samples.y[done : done + len(x)])
+        right = None if right is None or hits is None else right + hits
+        done += len(x)
         first = first or trace
     assert first is not None  # the samples were checked: at least one
     total, twin = reduce(add, parts), counts.twin(unfolded)
-    section = report.energy(total, twin, [price(total, twin, profile) for profile in profiles])
-    right = None if samples.y is None else int((np.concatenate(predictions) == samples.y).sum())
+    section = report.energy(total, twin, [price(total, twin, profile) for profile in profiles], pools)
     return section, right, first
 
 

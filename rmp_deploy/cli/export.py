@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import argparse
-import json
 
-from rich.console import Console
-
+from rmp_deploy.cli.common import check_output, console, print_json
 from rmp_deploy.errors import RmpDeployError
 from rmp_deploy.ir import onnx_io
 from rmp_deploy.passes.fold_batchnorm import fold_batchnorm
@@ -21,8 +19,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    if not args.out.endswith(".onnx"):
-        raise RmpDeployError(f"export: file = '{args.out}', allowed *.onnx. Give it that suffix.")
+    check_output(args.out, ".onnx")
     try:
         from rmp_deploy.converters.torch_to_ir import run_to_graph
     except ImportError as e:
@@ -33,7 +30,7 @@ def run(args: argparse.Namespace) -> int:
     path = onnx_io.save(graph, args.out, golden=golden)
     size = path.stat().st_size
     if args.json:
-        print(json.dumps({"file": str(path), "bytes": size, "ops": [op.name for op in graph.ops], "T": graph.T}))
+        print_json({"file": str(path), "bytes": size, "ops": [op.name for op in graph.ops], "T": graph.T})
     else:
-        Console(highlight=False).print(f"file: {path} ({size:,} bytes)", soft_wrap=True)
+        console().print(f"file: {path} ({size:,} bytes)")
     return 0

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import argparse
-import json
 from dataclasses import asdict
 
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
+from rmp_deploy.cli.common import print_json
 from rmp_deploy.hw_profiles import HardwareProfile, load, names
 from rmp_deploy.report.text import price
 
@@ -20,16 +21,16 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     chosen = [load(args.profile)] if args.profile else [load(name) for name in names()]
     if args.json:
-        print(json.dumps({"profiles": [asdict(profile) for profile in chosen]}))
+        print_json({"profiles": [asdict(profile) for profile in chosen]})
         return 0
-    console = Console(highlight=False)
+    out = Console(highlight=False, markup=False, emoji=False)
     if args.profile:
-        _show(chosen[0], console)
+        _show(chosen[0], out)
         return 0
     table = Table("profile", "mac", "ac", "title", box=None)
     for profile in chosen:
-        table.add_row(profile.name, *(price(profile.prices[t].joule) for t in ("mac", "ac")), profile.title)
-    console.print(table)
+        _row(table, profile.name, *(price(profile.prices[t].joule) for t in ("mac", "ac")), profile.title)
+    out.print(table)
     return 0
 
 
@@ -42,12 +43,16 @@ def _show(profile: HardwareProfile, console: Console) -> None:
         figure = known.figure
         if figure is None:
             inside = f"in {', '.join(known.included_in)}: " if known.included_in else ""
-            table.add_row(term, known.status, "", "", inside + known.why)
+            _row(table, term, known.status, "", "", inside + known.why)
         else:
-            table.add_row(term, price(figure.joule), figure.scope, figure.evidence, figure.source)
+            _row(table, term, price(figure.joule), figure.scope, figure.evidence, figure.source)
     console.print(table)
     limits = Table("limit", "value", "source, or why there is none", box=None)
     for name, limit in profile.limits.items():
         value = "unknown" if limit.value is None else f"{limit.value:,} {limit.unit}"
-        limits.add_row(name, value, limit.source or limit.why)
+        _row(limits, name, value, limit.source or limit.why)
     console.print(limits)
+
+
+def _row(table: Table, *cells: str) -> None:
+    table.add_row(*(Text(cell) for cell in cells))  # Text: a source such as "[red]" is not markup

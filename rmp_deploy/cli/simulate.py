@@ -4,21 +4,20 @@ from __future__ import annotations
 
 import argparse
 import io
-import json
+import math
 import time
-from pathlib import Path
 from typing import Any, get_args
 
 import numpy as np
-from rich.console import Console
 from rich.table import Table
 
 from rmp_deploy.backends import BACKENDS
-from rmp_deploy.cli.common import add_data, add_file, batches, correct, load_data
+from rmp_deploy.cli.common import add_data, add_file, batches, check_output, console, correct, load_data, print_json
 from rmp_deploy.errors import RmpDeployError
 from rmp_deploy.files import write_atomically
 from rmp_deploy.ir import onnx_io
-from rmp_deploy.ir.trace import Record, concatenate
+from rmp_deploy.ir.ops import LIF
+from rmp_deploy.ir.trace import Record, Trace, concatenate
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -33,42 +32,55 @@ def run(args: argparse.Namespace) -> int:
     wanted = _record(args.record)
     if bool(wanted) != (args.out is not None):
         raise RmpDeployError("simulate: --record and --out go together. Give both or neither.")
+    if args.out is not None:
+        check_output(args.out, ".npz")
     graph = onnx_io.load(args.file)
     samples = load_data(args)
     graph.check_samples(samples.x)
     start = time.perf_counter()
     record: tuple[Record, ...] = tuple(dict.fromkeys((*wanted, "spikes")))
-    trace = concatenate([t for _, t in batches(graph, samples.x, args.backend, record)])
+    kept: list[Trace] = []
+    spikes = dict.fromkeys((op.name for op in graph.of_type(LIF)), 0)
+    n, right = 0, None if samples.y is None else 0
+    for _, trace in batches(graph, samples.x, args.backend, record):
+        labels = None if samples.y is None else samples.y[n : n + trace.n_samples]
+        hits = correct(trace, labels)
+        right = None if right is None or hits is None else right + hits
+        for name, layer in trace.spikes.items():
+            spikes[name] += int(layer.sum())
+        n += trace.n_samples
+        if wanted:  # only what will be written stays in memory
+            kept.append(trace)
     seconds = time.perf_counter() - start
     if args.out is not None:
-        arrays = {f"{what}/{name}": a for what in wanted for name, a in getattr(trace, what).items()}
+        whole = concatenate(kept)
+        arrays = {f"{what}/{name}": a for what in wanted for name, a in getattr(whole, what).items()}
         buffer = io.BytesIO()
-        np.savez_compressed(buffer, output=trace.output, **arrays)
-        write_atomically(Path(args.out), buffer.getvalue())
-    rates = {name: float(s.mean()) for name, s in trace.spikes.items()}
-    right, n = correct(trace, samples.y), trace.n_samples
+        np.savez_compressed(buffer, output=whole.output, **arrays)
+        write_atomically(args.out, buffer.getvalue())
+    rates = {name: total / (n * graph.T * math.prod(graph.shapes[name])) for name, total in spikes.items()}
     result: dict[str, Any] = {
         "backend": args.backend,
         "samples": n,
         "correct": right,
         "accuracy": None if right is None else right / n,
         "firing_rate": rates,
-        "spikes": {name: int(s.sum()) for name, s in trace.spikes.items()},
+        "spikes": spikes,
         "seconds": seconds,
         "trace": args.out,
     }
     if args.json:
-        print(json.dumps(result))
+        print_json(result)
         return 0
-    console = Console(highlight=False)
     table = Table("layer", "spikes", "firing rate", box=None)
     for name, rate in rates.items():
-        table.add_row(name, f"{result['spikes'][name]:,}", f"{100 * rate:.1f} %")
-    console.print(table)
+        table.add_row(name, f"{spikes[name]:,}", f"{100 * rate:.1f} %")
+    out = console()
+    out.print(table)
     accuracy = "no labels" if right is None else f"accuracy {right} of {n} = {100 * right / n:.1f} %"
-    console.print(f"{args.backend}: {n} samples in {seconds:.2f} s, {accuracy}")
+    out.print(f"{args.backend}: {n} samples in {seconds:.2f} s, {accuracy}")
     if args.out is not None:
-        console.print(f"trace: {args.out}", soft_wrap=True)
+        out.print(f"trace: {args.out}")
     return 0
 
 

@@ -3,12 +3,9 @@
 from __future__ import annotations
 
 import argparse
-import json
 from dataclasses import asdict
 
-from rich.console import Console
-
-from rmp_deploy.cli.common import progress
+from rmp_deploy.cli.common import console, print_json, progress
 from rmp_deploy.errors import RmpDeployError
 from rmp_deploy.files import check_writable
 from rmp_deploy.training.config import PRESETS, TrainConfig, load_config, preset
@@ -30,13 +27,11 @@ def run(args: argparse.Namespace) -> int:
     out = save_run(result, args.out)
     last = result.metrics[-1]
     if args.json:
-        print(json.dumps({"run": str(out), "seconds": result.seconds, **asdict(last)}))
+        print_json({"run": str(out), "seconds": result.seconds, **asdict(last)})
     else:
-        console = Console(highlight=False)
-        console.print(
+        console().print(
             f"test accuracy {100 * last.test_accuracy:.1f} %, quantization error {last.quantization_error:.3f}, "
-            f"{result.seconds:.1f} s\nrun: {out}",
-            soft_wrap=True,
+            f"{result.seconds:.1f} s\nrun: {out}"
         )
     return 0
 

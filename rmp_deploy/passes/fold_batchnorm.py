@@ -31,6 +31,8 @@ def fold_batchnorm(graph: SpikingGraph) -> SpikingGraph:
             kind = synapse.kind if synapse else "the network's input"
             raise op_error("BatchNorm", op.name, f"input = {kind}", "Linear or Conv2d", "Put it right after one")
         readers = [reader.name for reader in graph.consumers(synapse.name)]
+        if graph.readout.value == synapse.name:
+            readers.append("the readout")
         if len(readers) > 1:
             raise op_error(
                 "BatchNorm",

@@ -70,6 +70,7 @@ def parity(rungs: Sequence[Rung], samples: int, seconds: Mapping[str, float], se
                 "compared": rung.compared,
                 "mismatches": rung.mismatches,
                 "seconds": seconds[rung.target],
+                "output_holds": rung.output_holds,
                 "max_output_error": rung.max_output_error,
                 "layers": [
                     {**asdict(layer), "first": None if layer.first is None else _divergence(layer.first)}
@@ -81,10 +82,11 @@ def parity(rungs: Sequence[Rung], samples: int, seconds: Mapping[str, float], se
     }
 
 
-def energy(counts: Counts, twin: Twin, ledgers: Sequence[EnergyLedger]) -> Section:
-    """Counts of every layer, the ANN twin, and one ledger per profile."""
+def energy(counts: Counts, twin: Twin, ledgers: Sequence[EnergyLedger], pools: str) -> Section:
+    """Counts of every layer, the ANN twin, one ledger per profile; `pools`: folded, or why not."""
     return {
         "samples": counts.samples,
+        "pools": pools,
         "terms": [{"name": name, "title": term.title, "unit": term.unit} for name, term in TERMS.items()],
         "layers": [
             {

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import difflib
+import math
 import sys
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from rmp_deploy.errors import RmpDeployError
 
@@ -15,7 +16,8 @@ if sys.version_info >= (3, 11):
 else:
     import tomli as tomllib
 
-SCHEDULES = ("triangle", "ramp_hold", "constant")
+Schedule = Literal["triangle", "ramp_hold", "constant"]
+SCHEDULES: tuple[Schedule, ...] = ("triangle", "ramp_hold", "constant")
 
 
 @dataclass(frozen=True)
@@ -35,7 +37,7 @@ class RMPConfig:
 
     k: float = 0.1
     power: int = 1
-    schedule: str = "triangle"
+    schedule: Schedule = "triangle"
 
 
 @dataclass(frozen=True)
@@ -54,19 +56,21 @@ class TrainConfig:
     rmp_loss: RMPConfig = field(default_factory=RMPConfig)
 
     def __post_init__(self) -> None:
+        widths = self.model.channels
         limits = [
             ("epochs", self.epochs, self.epochs >= 1, ">= 1"),
             ("batch", self.batch, self.batch >= 2, ">= 2 (BatchNorm)"),
-            ("lr", self.lr, self.lr > 0, "> 0"),
+            ("lr", self.lr, 0 < self.lr < math.inf, "> 0"),
             ("momentum", self.momentum, 0 <= self.momentum < 1, "0..1"),
-            ("weight_decay", self.weight_decay, self.weight_decay >= 0, ">= 0"),
+            ("weight_decay", self.weight_decay, 0 <= self.weight_decay < math.inf, ">= 0"),
             ("threads", self.threads, self.threads >= 1, ">= 1"),
             ("seed", self.seed, 0 <= self.seed < 2**63, ">= 0"),
             ("model.T", self.model.T, 1 <= self.model.T <= 65_535, "1..65535"),
-            ("model.hidden", self.model.hidden, self.model.hidden >= 1, ">= 1"),
-            ("model.channels", self.model.channels, min(self.model.channels, default=0) >= 1, "one or more, each >= 1"),
+            ("model.hidden", self.model.hidden, 1 <= self.model.hidden <= MAX_WIDTH, f"1..{MAX_WIDTH}"),
+            ("model.channels", widths, all(1 <= c <= MAX_WIDTH for c in widths) and widths, f"each 1..{MAX_WIDTH}"),
+            ("model.v_threshold", self.model.v_threshold, math.isfinite(self.model.v_threshold), "a finite number"),
             ("model.decay", self.model.decay, 0 <= self.model.decay <= 1, "0..1"),
-            ("rmp_loss.k", self.rmp_loss.k, self.rmp_loss.k >= 0, ">= 0"),
+            ("rmp_loss.k", self.rmp_loss.k, 0 <= self.rmp_loss.k < math.inf, ">= 0"),
             ("rmp_loss.power", self.rmp_loss.power, self.rmp_loss.power in (1, 2), "1 or 2"),
             ("rmp_loss.schedule", self.rmp_loss.schedule, self.rmp_loss.schedule in SCHEDULES, " | ".join(SCHEDULES)),
         ]
@@ -78,6 +82,7 @@ class TrainConfig:
         return asdict(self)
 
 
+MAX_WIDTH = 65_536  # channels or neurons of one layer
 PRESETS: dict[str, TrainConfig] = {"digits-convnet": TrainConfig()}
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import zipfile
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,6 +14,7 @@ from rmp_deploy.errors import RmpDeployError
 
 Split = Literal["train", "test"]
 DIGITS_TEST = 360  # of 1797
+MAX_CLASSES = 1_000_000
 
 
 @dataclass(frozen=True)
@@ -40,7 +40,7 @@ class Samples:
 
 
 def load(name_or_path: str, split: Split = "test") -> Samples:
-    """Load a named data set's split, or an .npz with `x` [N, ...] or [N, T, ...] and optionally `y` [N].
+    """Load a named data set's split, or all of an .npz with `x` [N, ...] or [N, T, ...] and optionally `y` [N].
 
     Raises:
         RmpDeployError: unknown name, missing or unreadable file, no array `x`, or labels that do not fit.
@@ -52,6 +52,25 @@ def load(name_or_path: str, split: Split = "test") -> Samples:
         known = ", ".join(NAMED)
         raise RmpDeployError(f"data '{name_or_path}': unknown, allowed {known} or a file.npz. Check the name.")
     return _npz(path)
+
+
+def load_splits(name_or_path: str) -> tuple[Samples, Samples]:
+    """Training and held-out samples: a named set's own splits; of an .npz every fifth sample is held out.
+
+    Raises:
+        RmpDeployError: as `load`; or a file with fewer than 10 samples.
+    """
+    if name_or_path in NAMED:
+        return load(name_or_path, "train"), load(name_or_path, "test")
+    whole = load(name_or_path)
+    if len(whole.x) < 10:
+        raise RmpDeployError(f"data '{name_or_path}': samples = {len(whole.x)}, allowed >= 10 to train on. Add some.")
+    held_out = np.arange(len(whole.x)) % 5 == 4
+    parts = []
+    for mask, which in ((~held_out, "4 of 5"), (held_out, "every fifth")):
+        y = None if whole.y is None else whole.y[mask]
+        parts.append(Samples(whole.name, whole.x[mask], y, f"{whole.source} ({which})"))
+    return parts[0], parts[1]
 
 
 def _digits(split: Split) -> Samples:
@@ -76,11 +95,18 @@ def _npz(path: Path) -> Samples:
             x, y = arrays["x"], arrays.get("y")
     except FileNotFoundError as e:
         raise RmpDeployError(f"data '{path}': no such file. Check the path.") from e
-    except (OSError, ValueError, EOFError, zipfile.BadZipFile, MemoryError) as e:
-        raise RmpDeployError(f"data '{path}': not a readable .npz ({e}). Write it with numpy.savez.") from e
-    if x.dtype.kind not in "fiub" or x.ndim < 2 or len(x) == 0:
+    except RmpDeployError:
+        raise
+    except Exception as e:  # of a corrupt archive: zipfile's, zlib's, numpy's, even tokenize's (array headers) errors
+        what = f"not a readable .npz ({type(e).__name__})"
+        raise RmpDeployError(f"data '{path}': {what}. Write it with numpy.savez.") from e
+    if x.dtype.kind not in "fiub" or x.ndim < 2 or x.size == 0:
         raise RmpDeployError(f"data '{path}': x = {x.dtype} {x.shape}, allowed numbers [N, ...]. Save samples first.")
-    return Samples(path.stem, x.astype(np.float32), _labels(path, y, len(x)), str(path))
+    with np.errstate(over="ignore"):
+        samples = x.astype(np.float32)
+    if not np.isfinite(samples).all():
+        raise RmpDeployError(f"data '{path}': x holds NaN, infinity or more than float32 holds. Scale or clean them.")
+    return Samples(path.stem, samples, _labels(path, y, len(x)), str(path))
 
 
 def _labels(path: Path, y: npt.NDArray[Any] | None, n: int) -> npt.NDArray[np.int64] | None:
@@ -88,6 +114,11 @@ def _labels(path: Path, y: npt.NDArray[Any] | None, n: int) -> npt.NDArray[np.in
         return None
     if y.shape != (n,) or y.dtype.kind not in "iu":
         raise RmpDeployError(f"data '{path}': y = {y.dtype} {y.shape}, allowed integers ({n},). One label per sample.")
+    low, high = int(y.min()), int(y.max())
+    if low < 0 or high >= MAX_CLASSES:
+        raise RmpDeployError(
+            f"data '{path}': labels = {low}..{high}, allowed 0..{MAX_CLASSES - 1}. Number the classes."
+        )
     return y.astype(np.int64)
 
 

@@ -78,10 +78,10 @@ def train(config: TrainConfig, on_epoch: Callable[[EpochMetrics], None] = lambda
 
 def _train(config: TrainConfig, on_epoch: Callable[[EpochMetrics], None]) -> TrainResult:
     start = time.perf_counter()
-    samples, held_out = data.load(config.data, "train"), data.load(config.data, "test")
+    samples, held_out = data.load_splits(config.data)
     x, y = _labelled(samples)
     model = build(config, samples)
-    rmp_loss = RMPLoss(model, config.rmp_loss.k, config.rmp_loss.power, config.rmp_loss.schedule)  # type: ignore[arg-type]
+    rmp_loss = RMPLoss(model, config.rmp_loss.k, config.rmp_loss.power, config.rmp_loss.schedule)
     optimizer = torch.optim.SGD(
         model.parameters(), lr=config.lr, momentum=config.momentum, weight_decay=config.weight_decay
     )
@@ -155,7 +155,7 @@ def load_run(run: str | Path) -> tuple[TrainConfig, ConvNet]:
         ) from e
     except (ValueError, AttributeError, SafetensorError) as e:
         raise RmpDeployError(f"run '{run}': malformed ({e}). Train it again.") from e
-    model = build(config, data.load(config.data, "train"))
+    model = build(config, data.load_splits(config.data)[0])
     try:
         model.load_state_dict(weights)
     except RuntimeError as e:

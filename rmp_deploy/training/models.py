@@ -14,8 +14,8 @@ class DirectEncoding(nn.Module):
 
     def __init__(self, T: int) -> None:
         super().__init__()
-        if T < 1:
-            raise ValueError(f"DirectEncoding: T = {T}, allowed >= 1.")
+        if type(T) is not int or T < 1:
+            raise ValueError(f"DirectEncoding: T = {T!r}, allowed whole numbers >= 1.")
         self.T = T
 
     def forward(self, x: Tensor) -> Tensor:

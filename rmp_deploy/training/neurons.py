@@ -15,7 +15,7 @@ class LIF(nn.Module):
 
     ``u[t] = decay * v[t-1] + x[t]``, ``s[t] = u[t] > v_threshold``, ``v[-1] = 0``; hard reset
     ``v[t] = u[t] * (1 - s[t]) + v_reset * s[t]`` or soft reset ``v[t] = u[t] - v_threshold * s[t]``. The reset is not
-    detached: gradients flow through it. IF is ``decay = 1``. Defaults: rmp_loss.md section 2.
+    detached: gradients flow through it. IF is ``decay = 1``. Defaults: docs/rmp_loss.md.
 
     After a forward pass `u` holds the membrane potentials before the reset, [T, B, ...], on which RMP-Loss and its
     diagnostics are computed, and in eval mode `v` holds those after it.

@@ -7,15 +7,11 @@ arXiv 2308.06787. First power, triangle schedule and k = 0.1 are not verified ag
 
 from __future__ import annotations
 
-from typing import Literal
-
 import torch
 from torch import Tensor, nn
 
+from rmp_deploy.training.config import SCHEDULES, Schedule
 from rmp_deploy.training.neurons import neurons
-
-Schedule = Literal["triangle", "ramp_hold", "constant"]
-SCHEDULES: tuple[Schedule, ...] = ("triangle", "ramp_hold", "constant")
 
 
 def quantization_distance(u: Tensor, power: int = 1) -> Tensor:

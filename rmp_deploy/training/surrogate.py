@@ -12,7 +12,7 @@ class RectangularSpike(torch.autograd.Function):
     """Spike where ``u > v_threshold`` (strict); ``ds/du = 1/width`` where ``|u - v_threshold| <= width/2``, else 0.
 
     With v_threshold = 0.5 and width = 1 this is the straight-through estimator on [0, 1] that the authors of RMP-Loss
-    use in their other released code (rmp_loss.md section 2: "ste").
+    use in their other released code (docs/rmp_loss.md: "ste").
     """
 
     @staticmethod

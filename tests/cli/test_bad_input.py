@@ -35,6 +35,17 @@ def folder(tmp_path):
     np.savez(tmp_path / "wrong_shape.npz", x=np.zeros((2, 3, 8, 8)))
     np.savez(tmp_path / "nan.npz", x=np.full((2, 1, 8, 8), np.nan))
     np.savez(tmp_path / "labels.npz", x=np.zeros((2, 1, 8, 8)), y=np.zeros(3, int))
+    images = np.zeros((2, 1, 8, 8))
+    np.savez(tmp_path / "negative_label.npz", x=images, y=np.array([-1, 3]))
+    np.savez(tmp_path / "eleventh_class.npz", x=images, y=np.array([10, 3]))
+    np.savez(tmp_path / "huge.npz", x=np.full((2, 1, 8, 8), 1e300))
+    np.save(tmp_path / "array.npy", images)
+    (tmp_path / "array.npy").rename(tmp_path / "array.npz")
+    np.savez_compressed(tmp_path / "corrupt.npz", x=np.random.default_rng(0).random((9, 1, 8, 8)))
+    raw = bytearray((tmp_path / "corrupt.npz").read_bytes())
+    raw[200:400] = bytes(200)
+    (tmp_path / "corrupt.npz").write_bytes(raw)
+    (tmp_path / "few.toml").write_text(f'data = "{tmp_path}/eleventh_class.npz"\n')
     (tmp_path / "text.npz").write_text("not an archive")
     (tmp_path / "bad.toml").write_text("epoch = 3\n")
     (tmp_path / "negative.toml").write_text(
@@ -66,7 +77,7 @@ CASES = [
     (["simulate", NET, "--data", DIGITS, "--backend", "brian"], "invalid choice: 'brian'"),
     (["simulate", NET, "--data", DIGITS, "--record", "spikes"], "--record and --out go together"),
     (["simulate", NET, "--data", DIGITS, "--record", "w", "--out", "{}/t.npz"], "--record = 'w'"),
-    (["simulate", NET, "--data", DIGITS, "--backend", "lava", "--record", "u", "--out", "{}/t.npz"], "u"),
+    (["simulate", NET, "--data", DIGITS, "--backend", "lava", "--record", "u", "--out", "{}/t.npz"], "record = 'u'"),
     (["simulate", NET, "--data", DIGITS, "--record", "v", "--out", "{}/occupied/t.npz"], "cannot be written"),
     (["energy", NET, "--data", DIGITS, "--profile", "loihi9"], "profile 'loihi9': unknown name, allowed cmos45"),
     (["energy", NET, "--data", DIGITS, "--profile", "{}/negative.toml"], "-1"),
@@ -80,7 +91,16 @@ CASES = [
     (["train", "--preset", "digits-convnet", "--out", "{}/occupied/run"], "cannot be written (Not a directory)"),
     (["demo", "--out", "{}/occupied"], "cannot be written (Not a directory)"),
     (["export", "{}", "-o", "{}/net.onnx"], "config.json cannot be read"),
-    (["export", "{}", "-o", "{}/net.pt"], "allowed *.onnx"),
+    (["export", "{}", "-o", "{}/net.pt"], "suffix = '.pt', allowed .onnx"),
+    (["simulate", NET, "--data", DIGITS, "--record", "v", "--out", "{}/trace.txt"], "suffix = '.txt', allowed .npz"),
+    (["energy", NET, "--data", DIGITS, "--profile", "cmos45", "--report", "{}/net.onnx"], "allowed .html"),
+    (["simulate", NET, "--data", "{}/negative_label.npz"], "labels = -1..3, allowed 0.."),
+    (["simulate", NET, "--data", "{}/eleventh_class.npz"], "largest = 10, allowed 0..9"),
+    (["energy", NET, "--data", "{}/eleventh_class.npz", "--profile", "cmos45"], "largest = 10, allowed 0..9"),
+    (["simulate", NET, "--data", "{}/array.npz"], "not a readable .npz"),
+    (["simulate", NET, "--data", "{}/corrupt.npz"], "not a readable .npz"),
+    (["simulate", NET, "--data", "{}/huge.npz"], "more than float32 holds"),
+    (["train", "{}/few.toml", "--out", "{}/run"], "samples = 2, allowed >= 10"),
     (["verify", NET, "--data", DIGITS, "--run", "{}/nowhere"], "config.json cannot be read"),
     (["demo", "--seed", "-1", "--out", "{}/demo"], "seed = -1"),
     (["demo", "--samples", "361", "--out", "{}/demo"], "samples = 361, allowed 1..360"),
@@ -127,3 +147,26 @@ def test_a_disk_that_fills_up_leaves_nothing(tmp_path, args):
     assert len(done.stderr.splitlines()) == 1
     assert "cannot be written (File too large)" in done.stderr
     assert list(tmp_path.iterdir()) == []
+
+
+def test_names_are_text_and_not_markup(tmp_path, capsys):
+    """Rich reads [bold] and [/x] as markup: a path printed is the path written."""
+    out = tmp_path / "[bold]t[/x].npz"
+    assert main(["simulate", NET, "--data", DIGITS, "--samples", "2", "--record", "spikes", "--out", str(out)]) == 0
+    assert f"trace: {out}" in capsys.readouterr().out
+    assert out.exists()
+
+
+@pytest.mark.parametrize("args", [["doctor", "--json"], ["profiles"], ["simulate", NET, "--data", DIGITS]])
+def test_an_output_that_nobody_reads_or_that_is_full(args):
+    command = " ".join([sys.executable, "-m", "rmp_deploy.cli", *args])
+    closed = subprocess.run(
+        ["bash", "-c", f"set -o pipefail; {command} | true"], capture_output=True, text=True, check=False
+    )
+    assert closed.stderr == ""
+    assert closed.returncode in (0, 1)  # 0 where it was faster than `true`
+    full = subprocess.run(["bash", "-c", f"{command} > /dev/full"], capture_output=True, text=True, check=False)
+    assert full.returncode == 2
+    assert (
+        full.stderr == "error: standard output: cannot be written (No space left on device). Redirect it elsewhere.\n"
+    )

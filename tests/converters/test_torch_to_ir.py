@@ -86,6 +86,9 @@ def test_a_model_without_encoder_takes_a_time_series():
     with torch.no_grad():
         wanted = model(torch.from_numpy(x).transpose(0, 1)).numpy()
     np.testing.assert_allclose(reference.run(graph, x).output, wanted, atol=1e-6)
+    traced = trace_torch(model, x)
+    np.testing.assert_array_equal(traced.output, wanted)
+    np.testing.assert_array_equal(traced.spikes["1"], reference.run(graph, x, ("spikes",)).spikes["1"])
 
 
 def net(*layers):
@@ -99,6 +102,24 @@ class Functional(nn.Module):
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         return self.mean(torch.relu(self.lif(self.encode(x))))
+
+
+class ReturnsTooEarly(Functional):
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        spikes = self.lif(self.encode(x))
+        self.mean(spikes)
+        return spikes
+
+
+class NamedArgument(Functional):
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.mean(self.lif(x=self.encode(x)))
+
+
+def hooked() -> nn.Module:
+    model = net(TimeDistributed(nn.Linear(8, 8)), LIF())
+    model[1].layer.register_forward_hook(lambda _m, _x, y: 2 * y)
+    return model
 
 
 class DataDependent(Functional):
@@ -122,6 +143,10 @@ class DataDependent(Functional):
         (nn.Sequential(DirectEncoding(2), LIF()), "readout = none"),
         (nn.Sequential(DirectEncoding(2), LIF(), MeanOverTime(), nn.Linear(1, 1)), "a layer after the readout"),
         (nn.Sequential(LIF(), MeanOverTime()), "T given nowhere"),
+        (net(TimeDistributed(nn.Sequential(nn.Flatten(), LIF()))), "LIF '1.1': inside TimeDistributed"),
+        (hooked(), "Linear '1': has a forward hook"),
+        (ReturnsTooEarly(), "ReturnsTooEarly: returns 'lif', allowed the readout"),
+        (NamedArgument(), "LIF 'lif': called with several or named arguments"),
         (Functional(), "Functional: call_function"),
         (DataDependent(), "DataDependent: cannot be traced"),
     ],

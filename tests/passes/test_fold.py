@@ -60,6 +60,8 @@ def test_batchnorm_without_its_own_synapse_is_refused(convnet):
     first = replace(graph.ops[0], inputs=("bn0",))
     with pytest.raises(RmpDeployError, match="BatchNorm 'bn0': input = the network's input"):
         fold_batchnorm(replace(graph, ops=(on_input, first, *graph.ops[1:])))
+    with pytest.raises(RmpDeployError, match=r"readers of 'conv1' = \['bn1', 'the readout'\]"):
+        fold_batchnorm(replace(graph, readout=Readout("conv1", "mean")))
     shared = LIF(name="other", inputs=("conv1",), decay=0.5, v_threshold=0.5, v_reset=0.0)
     with pytest.raises(RmpDeployError, match="readers of 'conv1'"):
         fold_batchnorm(replace(graph, ops=(*graph.ops, shared)))

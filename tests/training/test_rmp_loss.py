@@ -23,7 +23,7 @@ def test_distance_to_the_nearest_spike_value():
 
 
 def test_gradient_pulls_towards_0_and_1():
-    """d/du = sign(u) below 1/2 and sign(u - 1) above (rmp_loss.md section 3), divided by the number of elements."""
+    """d/du = sign(u) below 1/2 and sign(u - 1) above (the derivative of min), divided by the number of elements."""
     u = torch.tensor([-0.5, 0.25, 0.75, 1.5], requires_grad=True)
     quantization_distance(u).backward()
     assert (4 * u.grad).tolist() == [-1, 1, -1, 1]

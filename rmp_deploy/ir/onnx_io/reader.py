@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from google.protobuf.message import DecodeError  # type: ignore[import-untyped]
@@ -15,9 +16,10 @@ from rmp_deploy.ir.graph import Input, Readout, SpikingGraph
 from rmp_deploy.ir.onnx_io.functions import DOMAIN, DOMAIN_VERSION
 from rmp_deploy.ir.onnx_io.ops_of_nodes import BOOKKEEPING, from_node
 from rmp_deploy.ir.onnx_io.writer import GOLDEN_KEY, GRAPH_KEY, Golden, to_model
+from rmp_deploy.ir.ops import LIF
 
 # What a malformed but decodable model makes protobuf, numpy and dict look-ups raise while it is being read.
-MALFORMED = (KeyError, IndexError, TypeError, ValueError, AttributeError, UnicodeDecodeError)
+MALFORMED = (KeyError, IndexError, TypeError, ValueError, AttributeError, RecursionError, OverflowError)
 
 
 def load(path: str | Path) -> SpikingGraph:
@@ -37,17 +39,24 @@ def load_golden(path: str | Path) -> Golden | None:
     """Read the golden samples of an .onnx file; None where it holds none.
 
     Raises:
-        RmpDeployError: the file is unreadable or its golden record is malformed.
+        RmpDeployError: the file is unreadable, or its golden samples or counts do not fit its graph.
     """
-    text = _properties(_model(path)).get(GOLDEN_KEY)
+    model = _model(path)
+    text = _properties(model).get(GOLDEN_KEY)
     if text is None:
         return None
+    graph = _graph(model, path)
     try:
         record = json.loads(text)
-        x = np.frombuffer(base64.b64decode(record["x"]), "<f4").reshape(record["shape"])
-        return Golden(x.astype(np.float32), {str(k): [int(n) for n in v] for k, v in record["spike_count"].items()})
-    except MALFORMED as e:
+        x = np.frombuffer(base64.b64decode(record["x"]), "<f4").reshape(record["shape"]).astype(np.float32)
+        golden = Golden(x, {str(k): [int(n) for n in v] for k, v in record["spike_count"].items()})
+        graph.check_samples(x)
+    except (RmpDeployError, *MALFORMED) as e:
         raise _refused(path, f"its golden samples are malformed ({_first_line(e)})", "Export it again") from e
+    neurons = {op.name for op in graph.of_type(LIF)}
+    if golden.spike_count.keys() != neurons or any(len(n) != len(x) for n in golden.spike_count.values()):
+        raise _refused(path, "its golden spike counts are not those of its neuron ops", "Export it again")
+    return golden
 
 
 def _model(path: str | Path) -> ModelProto:
@@ -76,7 +85,7 @@ def _graph(model: ModelProto, path: str | Path) -> SpikingGraph:
     if any(i.data_location == TensorProto.EXTERNAL for i in model.graph.initializer):
         raise _refused(path, "weights outside the file", "Save it as one file")
     try:
-        header = json.loads(header_text)
+        header = _header(header_text)
         tensors = {i.name: numpy_helper.to_array(i) for i in model.graph.initializer}
         (scan,) = (node for node in model.graph.node if node.op_type == "Scan")
         body = helper.get_node_attr_value(scan, "body")
@@ -98,6 +107,20 @@ def _graph(model: ModelProto, path: str | Path) -> SpikingGraph:
     except MALFORMED as e:
         raise _refused(path, f"malformed ({type(e).__name__}: {_first_line(e)})", "Export it again") from e
     return graph
+
+
+def _header(text: str) -> dict[str, Any]:
+    """The record that the nodes do not tell, each entry of the type that `save` writes."""
+    header: dict[str, Any] = json.loads(text)
+    types = {"T": (int,), "dt": (float, type(None)), "input": (dict,), "readout": (dict,), "provenance": (dict,)}
+    for key, allowed in types.items():
+        if type(header[key]) not in allowed:
+            raise TypeError(f"{key} = {header[key]!r}")
+    texts = [*header["provenance"].values(), *header["readout"].values(), header["input"]["name"]]
+    sizes = header["input"]["shape"]
+    if not all(type(t) is str for t in texts) or not all(type(n) is int for n in sizes):
+        raise TypeError("a text or a size is of another type")
+    return header
 
 
 def _same_model(model: ModelProto, again: ModelProto, path: str | Path) -> None:

@@ -155,7 +155,7 @@ def _header(graph: SpikingGraph) -> dict[str, Any]:
     """What the nodes do not say."""
     return {
         "T": graph.T,
-        "dt": graph.dt,
+        "dt": None if graph.dt is None else float(graph.dt),
         "input": {"name": graph.input.name, "shape": graph.input.shape, "encoding": graph.input.encoding},
         "readout": {"value": graph.readout.value, "rule": graph.readout.rule},
         "provenance": graph.provenance,

@@ -51,7 +51,7 @@ class LIF(_Membrane):
 
     ``u[t] = decay * v[t-1] + x[t]``, ``s[t] = u[t] > v_threshold``; then hard reset
     ``v[t] = v_reset where s[t] else u[t]`` or soft reset ``v[t] = u[t] - v_threshold * s[t]``.
-    Source: rmp_loss.md section 2 (decay 0.25, effective threshold 0.5, pre-reset `u` is what fires).
+    Source: docs/rmp_loss.md (decay 0.25, effective threshold 0.5, pre-reset `u` is what fires).
     """
 
     per_neuron: ClassVar[tuple[str, ...]] = ("decay", "v_threshold", "v_reset")
