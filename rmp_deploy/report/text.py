@@ -280,7 +280,10 @@ def profile(section: Section) -> RenderableType:
 
 def energy(section: Section) -> RenderableType:
     """Counts, one line per profile, every ledger with its sources, and what has no price."""
-    parts: list[RenderableType] = [_counts(section), Text(), _summary(section["profiles"])]
+    parts: list[RenderableType] = [_counts(section)]
+    if section.get("pools", "folded") != "folded":
+        parts.append(Text(f"pools {section['pools']}"))
+    parts += [Text(), _summary(section["profiles"])]
     for each in section["profiles"]:
         parts += [Text(), profile(each)]
     return Group(*parts, Text(), Text(ESTIMATE, "italic"))

@@ -161,6 +161,18 @@ def wrong_header(model):
     header.value = json.dumps({**json.loads(header.value), "T": "four"})
 
 
+def set_header(**entries):
+    def edit(model):
+        header = next(p for p in model.metadata_props if p.key == "rmp_deploy.graph")
+        header.value = json.dumps({**json.loads(header.value), **entries})
+
+    return edit
+
+
+def nested_header(model):
+    next(p for p in model.metadata_props if p.key == "rmp_deploy.graph").value = "[" * 200_000
+
+
 @pytest.mark.parametrize(
     ("edit", "said"),
     [
@@ -178,6 +190,16 @@ def wrong_header(model):
         (flipped_threshold, "parameters do not match their checksum"),
         (broken_header, "malformed"),
         (wrong_header, "malformed"),
+        (nested_header, "malformed"),
+        (set_header(T=4.0), "malformed"),
+        (set_header(T=True), "malformed"),
+        (set_header(T=5), "is not what its spiking graph gives"),
+        (set_header(dt="soon"), "malformed"),
+        (set_header(provenance=[1, 2]), "malformed"),
+        (set_header(provenance={"a": {}}), "malformed"),
+        (set_header(readout={"value": "fc"}), "malformed"),
+        (set_header(readout={"value": "fc", "rule": "max"}), "readout = 'max'"),
+        (set_header(input={"name": "x", "shape": [2, 8, 8.0], "encoding": "direct"}), "malformed"),
     ],
 )
 def test_a_file_that_something_else_changed_is_refused_in_one_line(saved, edit, said):
@@ -186,6 +208,33 @@ def test_a_file_that_something_else_changed_is_refused_in_one_line(saved, edit, 
         onnx_io.load(path)
     assert said in str(e.value)
     assert str(path) in str(e.value)
+    assert "\n" not in str(e.value)
+
+
+def set_golden(**entries):
+    def edit(model):
+        golden = next(p for p in model.metadata_props if p.key == "rmp_deploy.golden")
+        golden.value = json.dumps({**json.loads(golden.value), **entries})
+
+    return edit
+
+
+@pytest.mark.parametrize(
+    "edit",
+    [
+        set_golden(shape=[3, 1, 8, 8]),
+        set_golden(shape=[1, 6, 8, 8]),
+        set_golden(x="?"),
+        set_golden(spike_count={}),
+        set_golden(spike_count={"lif1": [1, 2, 3], "lif9": [1, 2, 3]}),
+        set_golden(spike_count={"lif1": [1], "lif2": [1]}),
+        set_golden(spike_count="many"),
+    ],
+)
+def test_golden_samples_that_do_not_fit_are_refused(saved, edit):
+    path = edited(saved[1], edit)
+    with pytest.raises(RmpDeployError, match="golden") as e:
+        onnx_io.load_golden(path)
     assert "\n" not in str(e.value)
 
 
