@@ -58,7 +58,8 @@ def main() -> None:
             loss.backward()
             optimizer.step()
 
-    graph = rmp_deploy.fold_batchnorm(to_graph(net, input_shape=(1, 8, 8), name="own-model"))
+    trained = to_graph(net, input_shape=(1, 8, 8), name="own-model")
+    graph = rmp_deploy.fold_batchnorm(trained)
     file = rmp_deploy.save(graph, Path(args.out) / "own_model.onnx", golden=test.x[:2])
     graph = rmp_deploy.load(file)
     traces = [
@@ -67,7 +68,7 @@ def main() -> None:
         rmp_deploy.run(graph, test.x, "onnxruntime", record=("spikes", "v")),
         rmp_deploy.run(graph, test.x, "lava", record=("spikes", "v")),
     ]
-    for rung in rmp_deploy.climb(graph, test.x, traces):
+    for rung in rmp_deploy.climb(graph, test.x, traces, trained):
         print(f"{rung.source} -> {rung.target}: {rung.mismatches} mismatching spikes of {rung.compared:,}")
         assert rung.holds, rung
     print(f"accuracy on 50 test images: {(traces[-1].predictions() == test.y).mean():.2f}, file: {file}")

@@ -7,7 +7,7 @@ float32 rounding of its threshold (a tie); `rmp_deploy.analysis.replay` judges e
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import pairwise
 from typing import Any
 
@@ -51,6 +51,7 @@ class LayerParity:
     mismatches: int
     ties: int
     holds: bool
+    v_holds: bool  # each trace's potentials are those of its own spikes
     max_v_error: float | None  # over the samples without a mismatch; None where a trace has no v or none is left
     first: Divergence | None
 
@@ -75,8 +76,17 @@ class Rung:
         return sum(layer.mismatches for layer in self.layers)
 
 
-def climb(graph: SpikingGraph, x: npt.NDArray[Any], traces: Sequence[Trace]) -> list[Rung]:
+def climb(
+    graph: SpikingGraph, x: npt.NDArray[Any], traces: Sequence[Trace], trained: SpikingGraph | None = None
+) -> list[Rung]:
     """Compare each trace of samples `x` with the next one.
+
+    Args:
+        graph: the network of all traces.
+        x: samples, [N, *shape] (direct) or [N, T, *shape] (time_series).
+        traces: runs of it with spikes recorded, and potentials where they should be compared.
+        trained: the graph as torch ran it, before BatchNorm was folded. Its mean and beta round on their own, where a
+            folded bias has them cancelled already: torch's trace is judged with that tolerance.
 
     Raises:
         RmpDeployError: fewer than two traces, or traces of other samples.
@@ -85,7 +95,7 @@ def climb(graph: SpikingGraph, x: npt.NDArray[Any], traces: Sequence[Trace]) -> 
         raise RmpDeployError(f"parity: traces = {len(traces)}, allowed 2 or more. Run more backends.")
     for trace in traces:
         _check(graph, x, trace)
-    replays = [replay(graph, x, trace) for trace in traces]
+    replays = [_replay(graph, x, trace, trained if trace.backend == "torch" else None) for trace in traces]
     pairs = pairwise(zip(traces, replays, strict=True))
     return [_compare(graph, a, of_a, b, of_b) for (a, of_a), (b, of_b) in pairs]
 
@@ -94,6 +104,18 @@ def compare(graph: SpikingGraph, x: npt.NDArray[Any], a: Trace, b: Trace) -> Run
     """Compare two traces of samples `x` in every neuron op and in the readout."""
     (rung,) = climb(graph, x, [a, b])
     return rung
+
+
+def _replay(graph: SpikingGraph, x: npt.NDArray[Any], trace: Trace, trained: SpikingGraph | None) -> Replay:
+    own = replay(graph, x, trace)
+    if trained is None:
+        return own
+    rounded = replay(trained, x, trace)
+    layers = {
+        name: replace(layer, tolerance=np.maximum(layer.tolerance, rounded.layers[name].tolerance))
+        for name, layer in own.layers.items()
+    }
+    return Replay(layers, own.output, np.maximum(own.output_tolerance, rounded.output_tolerance))
 
 
 def _check(graph: SpikingGraph, x: npt.NDArray[Any], trace: Trace) -> None:
@@ -141,7 +163,8 @@ def _layer(op: LIF, a: Trace, of_a: Replay, b: Trace, of_b: Replay, differs: Mas
         compared=int(differs.size),
         mismatches=int(differs.sum()),
         ties=int((contradicted & ~broken).sum()),
-        holds=potentials_hold and not broken.any(),
+        holds=potentials_hold and not bool(broken.any()),
+        v_holds=potentials_hold,
         max_v_error=v_error,
         first=None if index is None else _divergence(op, a, of_a, b, of_b, index),
     )

@@ -62,8 +62,10 @@ def verify(
     runs: dict[str, Callable[[], Trace]] = {
         name: partial(backends.run, graph, samples.x, name, RECORD) for name in ("reference", *ladder)
     }
+    trained: SpikingGraph | None = None
     if run_folder is not None:
-        runs = {"torch": partial(_torch, run_folder, samples), **runs}
+        trained, run_torch = _torch(run_folder, samples)
+        runs = {"torch": run_torch, **runs}
     traces: list[Trace] = []
     seconds: dict[str, float] = {}
     with progress() as bar:
@@ -75,7 +77,7 @@ def verify(
             seconds[name] = time.perf_counter() - start
             bar.advance(task)
     return report.parity(
-        parity.climb(graph, samples.x, traces), len(samples.x), seconds, check_golden(graph, file)
+        parity.climb(graph, samples.x, traces, trained), len(samples.x), seconds, check_golden(graph, file)
     ), traces
 
 
@@ -103,11 +105,12 @@ def check_golden(graph: SpikingGraph, file: str | Path) -> dict[str, Any] | None
     return {"samples": len(golden.x), "holds": holds, "layers": layers}
 
 
-def _torch(run_folder: str | Path, samples: Samples) -> Trace:
+def _torch(run_folder: str | Path, samples: Samples) -> tuple[SpikingGraph, Callable[[], Trace]]:
+    """The graph of the run's network as torch computes it, BatchNorm unfolded, and a call that traces it."""
     try:
-        from rmp_deploy.converters.torch_to_ir import trace_torch
+        from rmp_deploy.converters.torch_to_ir import run_to_graph, trace_torch
         from rmp_deploy.training.loop import load_run
     except ImportError as e:
         raise RmpDeployError(f"verify --run: needs {e.name}. Run: pip install 'rmp-deploy[train]'.") from e
     _, model = load_run(run_folder)
-    return trace_torch(model, samples.x)
+    return run_to_graph(run_folder)[0], partial(trace_torch, model, samples.x)

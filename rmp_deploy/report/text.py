@@ -157,8 +157,11 @@ def headline(document: Section) -> list[str]:
     if checked := document.get("parity"):
         rungs = checked["rungs"]
         bad = sum(not rung["holds"] for rung in rungs)
-        spikes = plural(sum(total(rung, "mismatches") for rung in rungs), "mismatching spike")
-        parts.append(f"{spikes} in {f'{bad} of ' if bad else ''}{plural(len(rungs), 'hand-over')}")
+        mismatches = sum(total(rung, "mismatches") for rung in rungs)
+        what = plural(mismatches, "mismatching spike")
+        if bad and not mismatches:
+            what = "potentials or readouts differ"
+        parts.append(f"{what} in {f'{bad} of ' if bad else ''}{plural(len(rungs), 'hand-over')}")
         if checked["holds"] and any(explained(rung) for rung in rungs):
             parts.append("all explained by float rounding")
         if not checked["holds"] and not bad:
@@ -216,6 +219,8 @@ def parity(section: Section) -> RenderableType:
         for layer in rung["layers"]:
             numbers = (f"{layer[field]:,}" for field in ("compared", "mismatches", "ties"))
             _row(table, name, layer["layer"], *numbers, number(layer["max_v_error"]))
+            if not layer.get("v_holds", True):
+                lines.append(Text(f"  potentials of {layer['layer']} differ by more than float rounding explains"))
             if layer["first"]:
                 lines.append(Text(f"  first at {layer['layer']}: {divergence(layer['first'], rung)}"))
     if check := self_check(section):

@@ -13,8 +13,9 @@ from rmp_deploy.analysis.replay import replay
 from rmp_deploy.errors import RmpDeployError
 from rmp_deploy.ir import reference
 from rmp_deploy.ir.graph import Input, Readout, SpikingGraph
-from rmp_deploy.ir.ops import LIF, Linear
+from rmp_deploy.ir.ops import LIF, BatchNorm, Linear
 from rmp_deploy.ir.trace import Trace
+from rmp_deploy.passes.fold_batchnorm import fold_batchnorm
 
 
 @pytest.fixture
@@ -162,6 +163,7 @@ def test_wrong_potentials_do_not_hold_though_no_spike_shows_it(exact):
     rung = compare(graph, x, trace, replace(trace, backend="other", v=off))
     assert rung.mismatches == 0
     assert not rung.holds
+    assert [row.v_holds for row in rung.layers] == [False, False]
     assert [row.max_v_error for row in rung.layers] == pytest.approx([1e-3, 1e-3])
     silent = compare(graph, x, trace, replace(trace, v={}))
     assert [row.max_v_error for row in silent.layers] == [None, None]
@@ -178,3 +180,31 @@ def test_the_ladder_needs_traces_of_the_same_samples(exact):
         compare(graph, x, trace, replace(trace, backend="other", spikes=fewer))
     with pytest.raises(RmpDeployError, match="spikes of other = None"):
         compare(graph, x, trace, replace(trace, backend="other", spikes={}))
+
+
+def test_torch_is_judged_with_the_roundings_of_its_batchnorm():
+    """mean and beta of 1e4 that cancel when folded: float32 computes 0.50098 instead of 0.501."""
+    norm = BatchNorm(
+        name="bn", inputs=("fc",), gamma=[1.0], beta=[1e4 + 0.5], mean=[1e4], var=[1.0 - 2**-17], eps=2**-17
+    )
+    trained = SpikingGraph(
+        "norm",
+        Input("x", (1,), "direct"),
+        (
+            Linear(name="fc", inputs=("x",), weight=[[1e-3]]),
+            norm,
+            LIF(name="lif", inputs=("bn",), decay=0.0, v_threshold=10.0, v_reset=0.0),
+        ),
+        Readout("lif", "sum"),
+        1,
+    )
+    graph = fold_batchnorm(trained)
+    x = np.ones((1, 1))
+    exact = reference.run(graph, x, ("spikes", "v"))
+    rounded = np.float32(1e-3) - np.float32(1e4) + np.float32(1e4 + 0.5)
+    assert abs(exact.v["lif"].item() - rounded) > 1e-5
+    torch = replace(exact, backend="torch", v={"lif": np.full((1, 1, 1), rounded, np.float32)})
+    assert not climb(graph, x, [torch, exact])[0].holds
+    assert climb(graph, x, [torch, exact], trained)[0].holds
+    wrong = replace(torch, v={"lif": np.full((1, 1, 1), rounded + 1.0)})
+    assert not climb(graph, x, [wrong, exact], trained)[0].holds

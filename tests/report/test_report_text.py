@@ -136,3 +136,15 @@ def test_price_adds_no_digits(value, expected):
 @pytest.mark.parametrize(("value", "expected"), [(2.44e-7, "2.44e-7"), (0.5, "0.5"), (0.0, "0"), (None, "–")])
 def test_number(value, expected):
     assert text.number(value) == expected
+
+
+def test_a_rung_that_fails_without_a_spike_says_why(document):
+    """Equal spikes, other potentials and another readout: no neuron to name, so the layer and the readout are."""
+    rung = document["parity"]["rungs"][0]
+    document["parity"]["holds"] = rung["holds"] = rung["output_holds"] = False
+    rung["max_output_error"] = 0.25
+    rung["layers"][1].update(holds=False, v_holds=False)
+    told = unwrapped(rendered(document))
+    assert told.startswith("potentials or readouts differ in 1 of 3 hand-overs")
+    assert "readout differs by 0.25, DOES NOT HOLD" in told
+    assert "potentials of lif2 differ by more than float rounding explains" in told
