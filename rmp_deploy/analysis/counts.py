@@ -147,7 +147,7 @@ def count(graph: SpikingGraph, trace: Trace, x: Samples | None = None) -> Counts
         raise RmpDeployError(f"counts of graph '{graph.name}': samples = 0, allowed >= 1. Run the network first.")
     for op in graph.ops:
         if type(op) not in REACH and type(op) is not LIF:
-            allowed = ", ".join(kind.__name__ for kind in (*REACH, LIF))
+            allowed = ", ".join([*(kind.__name__ for kind in REACH), LIF.__name__])
             raise op_error(op.kind, op.name, "counting rule = none", allowed, "Fold it (passes.fold_batchnorm)")
     values = _values(graph, trace, x)
     row_of = _row_of(graph)

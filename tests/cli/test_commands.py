@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 
 import numpy as np
+import onnx
 import pytest
 
 from rmp_deploy import backends
@@ -222,3 +223,17 @@ def test_networks_that_lava_refuses_are_verified_and_priced_without_it(call, tmp
     ]
     assert found["pools"].startswith("not folded: AvgPool2d 'pool2': stride = (1, 1)")
     assert found["totals"]["pool_add"] == 60 * 4 * 3 * (16 * 16 + 32 * 9)
+
+
+def test_golden_counts_that_lie_fail_the_verification(call, tmp_path):
+    """A file that claims one spike more than its network sends: every rung holds, the self-check does not."""
+    model = onnx.load(NET)
+    record = next(p for p in model.metadata_props if p.key == "rmp_deploy.golden")
+    golden = json.loads(record.value)
+    golden["spike_count"]["lif2"][1] += 1
+    record.value = json.dumps(golden)
+    onnx.save(model, tmp_path / "lie.onnx")
+    args = ("verify", str(tmp_path / "lie.onnx"), "--data", DIGITS, "--samples", "3", "--backend", "onnxruntime")
+    code, text = call(*args)
+    assert code == 1
+    assert "other spike counts in lif2" in text

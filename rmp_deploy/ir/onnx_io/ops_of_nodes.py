@@ -99,9 +99,9 @@ def _concat(node: NodeProto, _a: Attributes, _tensors: Tensors) -> Read:
 
 
 def _neuron(node: NodeProto, a: Attributes, _tensors: Tensors) -> Read:
-    kind = {"LIF": LIF, "CubaLIF": CubaLIF, "LI": LI}[node.op_type]
+    kinds: dict[str, type[Op]] = {"LIF": LIF, "CubaLIF": CubaLIF, "LI": LI}
     arrays = {k: numpy_helper.to_array(v) for k, v in a.items() if k != "reset"}
-    return kind, 1, {**arrays, **({"reset": a["reset"].decode()} if "reset" in a else {})}
+    return kinds[node.op_type], 1, {**arrays, **({"reset": a["reset"].decode()} if "reset" in a else {})}
 
 
 def _delay(node: NodeProto, body: GraphProto) -> Delay:

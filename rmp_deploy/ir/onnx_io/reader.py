@@ -99,20 +99,27 @@ def _graph(model: ModelProto, path: str | Path) -> SpikingGraph:
             provenance=header["provenance"],
         )
         again = to_model(graph)
-        _same_model(model, again, path)
-        if header["sha256"] != json.loads(_properties(again)[GRAPH_KEY])["sha256"]:
-            raise _refused(path, "parameters do not match their checksum", "Copy or export it again")
     except RmpDeployError as e:
         raise RmpDeployError(f"file '{path}': {e}") from e
     except MALFORMED as e:
         raise _refused(path, f"malformed ({type(e).__name__}: {_first_line(e)})", "Export it again") from e
+    _same_model(model, again, path)
+    if header["sha256"] != json.loads(_properties(again)[GRAPH_KEY])["sha256"]:
+        raise _refused(path, "parameters do not match their checksum", "Copy or export it again")
     return graph
 
 
 def _header(text: str) -> dict[str, Any]:
     """The record that the nodes do not tell, each entry of the type that `save` writes."""
     header: dict[str, Any] = json.loads(text)
-    types = {"T": (int,), "dt": (float, type(None)), "input": (dict,), "readout": (dict,), "provenance": (dict,)}
+    types = {
+        "T": (int,),
+        "dt": (float, type(None)),
+        "input": (dict,),
+        "readout": (dict,),
+        "provenance": (dict,),
+        "sha256": (str,),
+    }
     for key, allowed in types.items():
         if type(header[key]) not in allowed:
             raise TypeError(f"{key} = {header[key]!r}")
@@ -138,13 +145,11 @@ def _same_model(model: ModelProto, again: ModelProto, path: str | Path) -> None:
             if a != b:
                 name = getattr((list(found) + list(wanted))[min(i, len(found))], "name", "") or i
                 raise _refused(path, f"{what} '{name}' is not what its spiking graph gives", "Export it again")
-    for found, wanted in zip(
-        sorted(model.graph.initializer, key=lambda i: i.name),
-        sorted(again.graph.initializer, key=lambda i: i.name),
-        strict=True,
-    ):
-        if found.name != wanted.name or not np.array_equal(numpy_helper.to_array(found), numpy_helper.to_array(wanted)):
-            raise _refused(path, f"constant '{found.name}' is not what its spiking graph gives", "Export it again")
+    constants, expected = ({i.name: i for i in m.graph.initializer} for m in (model, again))
+    for name in sorted(constants.keys() | expected.keys()):
+        pair = [numpy_helper.to_array(c[name]) for c in (constants, expected) if name in c]
+        if len(pair) != 2 or not np.array_equal(pair[0], pair[1]):
+            raise _refused(path, f"constant '{name}' is not what its spiking graph gives", "Export it again")
 
 
 def _properties(model: ModelProto) -> dict[str, str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from dataclasses import dataclass, fields
 from typing import ClassVar
 
@@ -16,7 +17,7 @@ Pair = tuple[int, int]
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
-class Op:
+class Op(ABC):
     """A node of the graph: reads the values named in `inputs`, produces the value `name`.
 
     Raises:
@@ -52,13 +53,13 @@ class Op:
     def kind(self) -> str:
         return type(self).__name__
 
+    @abstractmethod
     def output_shape(self, *shapes: Shape) -> Shape:
         """Shape of the value that this op makes of inputs of `shapes`.
 
         Raises:
             RmpDeployError: they do not fit the op's parameters or each other.
         """
-        raise NotImplementedError(f"{self.kind} defines no output shape")
 
     def _check(self, holds: bool, what: str, allowed: str, todo: str) -> None:
         if not holds:
