@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import errno
 import io
 import os
 import sys
@@ -57,10 +58,18 @@ def main(argv: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         print("error: interrupted.", file=sys.stderr)
         return 130
-    except OSError as e:  # of standard output: what commands read and write themselves has its own messages
+    except OSError as e:  # what commands read and write themselves has its own messages
+        if not _is_stdout(e):
+            print(f"error: the system refused a file or a process: {e}. Free some and try again.", file=sys.stderr)
+            return 2
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         if isinstance(e, BrokenPipeError):  # `rmp-deploy ... | head`: nobody reads on
             return 1
         print(f"error: standard output: cannot be written ({e.strerror}). Redirect it elsewhere.", file=sys.stderr)
         return 2
     return code
+
+
+def _is_stdout(e: OSError) -> bool:
+    """A write to standard output failed: such an error names no file."""
+    return e.filename is None and e.errno in (errno.EPIPE, errno.ENOSPC, errno.EIO, errno.EBADF)

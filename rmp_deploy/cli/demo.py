@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 from rmp_deploy import backends
 from rmp_deploy.cli.common import console, document, show
@@ -16,10 +16,14 @@ from rmp_deploy.cli.verify import verify
 from rmp_deploy.files import check_writable
 from rmp_deploy.hw_profiles import load as load_profile
 from rmp_deploy.ir import onnx_io
+from rmp_deploy.ir.graph import SpikingGraph
 from rmp_deploy.passes.fold_batchnorm import fold_batchnorm
 from rmp_deploy.report import json as report
 from rmp_deploy.training import data
 from rmp_deploy.training.config import RMPConfig, preset
+
+if TYPE_CHECKING:  # torch is an extra
+    from rmp_deploy.training.loop import TrainResult
 
 PROFILES = ("cmos45", "loihi1")
 ARMS = {"with RMP-Loss": RMPConfig(), "without RMP-Loss": RMPConfig(k=0.0)}
@@ -67,7 +71,7 @@ def run(args: argparse.Namespace) -> int:
         document(
             network=report.network(graph, str(file)),
             data=report.data(test.name, len(test.x), test.source),
-            accuracy=report.accuracy(right or 0, len(test.x)),
+            accuracy=None if right is None else report.accuracy(right, len(test.x)),
             training=report.training(config.as_dict(), sum(r.seconds for r in results.values()), lines),
             parity=parity,
             energy=energy,
@@ -81,13 +85,13 @@ def run(args: argparse.Namespace) -> int:
     return 0 if parity["holds"] else 1
 
 
-def _save(result: Any, folder: Path) -> None:
+def _save(result: TrainResult, folder: Path) -> None:
     from rmp_deploy.training.loop import save_run
 
     save_run(result, folder)
 
 
-def _graph(run_folder: Path) -> Any:
+def _graph(run_folder: Path) -> SpikingGraph:
     from rmp_deploy.converters.torch_to_ir import run_to_graph
 
     graph, _ = run_to_graph(run_folder)

@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import argparse
 from dataclasses import asdict
+from typing import TYPE_CHECKING
 
 from rmp_deploy.cli.common import console, print_json, progress
 from rmp_deploy.errors import RmpDeployError
 from rmp_deploy.files import check_writable
 from rmp_deploy.training.config import PRESETS, TrainConfig, load_config, preset
+
+if TYPE_CHECKING:  # torch is an extra
+    from rmp_deploy.training.loop import TrainResult
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -36,7 +40,7 @@ def run(args: argparse.Namespace) -> int:
     return 0
 
 
-def train_with_progress(config: TrainConfig, title: str):  # type: ignore[no-untyped-def]  # noqa: ANN201
+def train_with_progress(config: TrainConfig, title: str) -> TrainResult:
     """Train with a progress bar.
 
     Raises:

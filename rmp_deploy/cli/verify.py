@@ -115,9 +115,9 @@ def _spike_counts(trace: Trace) -> dict[str, list[int]]:
 def _torch(run_folder: str | Path, samples: Samples) -> tuple[SpikingGraph, Callable[[], Trace]]:
     """The graph of the run's network as torch computes it, BatchNorm unfolded, and a call that traces it."""
     try:
-        from rmp_deploy.converters.torch_to_ir import run_to_graph, trace_torch
+        from rmp_deploy.converters.torch_to_ir import to_graph, trace_torch
         from rmp_deploy.training.loop import load_run
     except ImportError as e:
         raise RmpDeployError(f"verify --run: needs {e.name}. Run: pip install 'rmp-deploy[train]'.") from e
     _, model = load_run(run_folder)
-    return run_to_graph(run_folder)[0], partial(trace_torch, model, samples.x)
+    return to_graph(model, samples.x.shape[1:]), partial(trace_torch, model, samples.x)
