@@ -96,8 +96,8 @@ def replay(graph: SpikingGraph, x: npt.NDArray[Any], trace: Trace) -> Replay:
 def _reset(op: LIF, u: F64, spikes: npt.NDArray[Any]) -> F64:
     """The membrane after the reset, and its magnitude."""
     if op.reset == "soft":
-        threshold = op.v_threshold.astype(np.float64)
-        after: F64 = u + np.stack([-threshold * spikes, np.abs(threshold) * spikes])
+        taken = op.subtracted.astype(np.float64)
+        after: F64 = u + np.stack([-taken * spikes, np.abs(taken) * spikes])
     else:
         to = np.broadcast_to(op.v_reset.astype(np.float64), spikes.shape)
         after = np.where(spikes, np.stack([to, np.abs(to)]), u)

@@ -173,7 +173,7 @@ def describe(op: Op) -> str:
         words.append(f"decay {_span(op.decay)}")
     if isinstance(op, LIF):
         words.append(f"v_threshold {_span(op.v_threshold)}")
-        words.append(f"reset to {_span(op.v_reset)}" if op.reset == "hard" else "soft reset")
+        words.append(f"reset to {_span(op.v_reset)}" if op.reset == "hard" else f"soft reset by {_span(op.subtracted)}")
     weight = getattr(op, "weight", None)
     if weight is not None:
         words.append(f"weight {tuple(weight.shape)}{_bias(op)}")

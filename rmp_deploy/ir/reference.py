@@ -129,7 +129,7 @@ def lif(op: LIF, x: F64, v: F64) -> NeuronStep:
     """One step of LIF from input current and previous membrane; equations in `rmp_deploy.ir.ops.LIF`."""
     u = op.decay.astype(np.float64) * v + x
     spikes = u > op.v_threshold
-    after_spike = u - op.v_threshold if op.reset == "soft" else op.v_reset.astype(np.float64)
+    after_spike = u - op.subtracted if op.reset == "soft" else op.v_reset.astype(np.float64)
     return NeuronStep(spikes.astype(np.float64), {"v": np.where(spikes, after_spike, u)}, u)
 
 

@@ -45,6 +45,8 @@ class LIF(nn.Module):
             raise ValueError(f"LIF: surrogate_width = {surrogate_width}, allowed > 0.")
         if reset not in ("hard", "soft"):
             raise ValueError(f"LIF: reset = {reset!r}, allowed 'hard' or 'soft'.")
+        if reset == "soft" and bool(self.v_reset.any()):
+            raise ValueError(f"LIF: v_reset = {v_reset} with reset = 'soft', allowed 0. A soft reset has no v_reset.")
         self.reset: Literal["hard", "soft"] = reset
         self.surrogate_width = surrogate_width
         self.u: Tensor | None = None

@@ -27,7 +27,8 @@ def folder(tmp_path):
     relu = helper.make_graph([helper.make_node("Relu", ["x"], ["y"])], "g", [info], [info])
     onnx.save(helper.make_model(relu), tmp_path / "relu.onnx")
     model = onnx.load(NET)
-    weight = next(i for i in model.graph.initializer if i.name == "fc2/weight")
+    body = next(a.g for n in model.graph.node if n.op_type == "Scan" for a in n.attribute if a.name == "body")
+    weight = next(i for i in body.initializer if i.name == "fc2/weight")
     broken = numpy_helper.to_array(weight).copy()
     broken[0, 0] = np.nan
     weight.CopyFrom(numpy_helper.from_array(broken, weight.name))

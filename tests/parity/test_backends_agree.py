@@ -46,14 +46,16 @@ def random_graph(rng: np.random.Generator, encoding: str, on_lava: bool) -> Spik
         )
         per_channel = (c_out, 1, 1) if rng.integers(2) else ()
         per_neuron = shape if rng.integers(2) else ()
+        resets = [{}, {"v_reset": rng.uniform(-0.3, 0.1, per_channel)}, {"reset": "soft"},
+                  {"reset": "soft", "v_subtract": rng.uniform(0, 0.8, per_channel)}]  # fmt: skip
+        after_a_spike = resets[0 if on_lava else int(rng.integers(4))]
         add(
             LIF(
                 name=f"lif{i}",
                 inputs=(value,),
                 decay=rng.uniform(0, 1, per_channel),
                 v_threshold=rng.uniform(0.2, 0.8, per_neuron),
-                v_reset=0.0 if on_lava else rng.uniform(-0.3, 0.1, per_channel),
-                reset="hard" if on_lava or rng.integers(2) else "soft",
+                **after_a_spike,
             )
         )
         if shape[1] % 2 == 0 and shape[2] % 2 == 0 and rng.integers(2):

@@ -69,8 +69,11 @@ class Builder:
         fire = {
             "decay": rng.uniform(0, 1, each),
             "v_threshold": rng.uniform(0.1, 0.8, each),
-            "v_reset": rng.uniform(-0.3, 0.1, each),
-            "reset": str(rng.choice(["hard", "soft"])),
+            **[
+                {"reset": "hard", "v_reset": rng.uniform(-0.3, 0.1, each)},
+                {"reset": "soft"},
+                {"reset": "soft", "v_subtract": rng.uniform(0, 0.8, each)},
+            ][int(rng.integers(3))],
         }
         if rng.integers(2):
             return self.add(CubaLIF, current_decay=rng.uniform(0, 0.8, each), **fire)

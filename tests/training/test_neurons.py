@@ -20,10 +20,11 @@ def test_spikes_and_potentials_are_the_references(reset, per_channel):
     x = rng.normal(0.3, 0.6, (B, T, *shape)).astype(np.float32)
     decay = np.array([0.0, 0.5, 1.0], np.float32).reshape(3, 1, 1) if per_channel else np.float32(0.25)
     threshold = np.array([0.3, 0.5, 0.8], np.float32).reshape(3, 1, 1) if per_channel else np.float32(0.5)
-    layer = LIF(torch.as_tensor(decay), torch.as_tensor(threshold), -0.1, reset).eval()
+    v_reset = -0.1 if reset == "hard" else 0.0
+    layer = LIF(torch.as_tensor(decay), torch.as_tensor(threshold), v_reset, reset).eval()
     spikes = layer(torch.from_numpy(x).transpose(0, 1))
 
-    op = ops.LIF(name="lif", inputs=("x",), decay=decay, v_threshold=threshold, v_reset=-0.1, reset=reset)
+    op = ops.LIF(name="lif", inputs=("x",), decay=decay, v_threshold=threshold, v_reset=v_reset, reset=reset)
     graph = SpikingGraph("g", Input("x", shape, "time_series"), (op,), Readout("lif", "sum"), T)
     wanted = reference.run(graph, x, ("spikes", "u", "v"))
     assert 0.1 < wanted.spikes["lif"].mean() < 0.9
@@ -74,6 +75,7 @@ def test_potentials_after_the_reset_are_kept_in_eval_only():
     [
         ({"decay": 1.2}, "decay = 1.2"),
         ({"reset": "no"}, "reset = 'no'"),
+        ({"reset": "soft", "v_reset": 0.5}, "v_reset = 0.5 with reset = 'soft'"),
         ({"surrogate_width": 0}, "surrogate_width = 0"),
     ],
 )

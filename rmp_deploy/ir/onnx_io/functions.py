@@ -1,13 +1,16 @@
-"""The ONNX functions of our domain, version 1; docs/file_format.md says what each version means."""
+"""The ONNX functions of our domain, version 2; docs/file_format.md says what each version means."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import partial
 
 from onnx import AttributeProto, FunctionProto, NodeProto, TensorProto, helper
 
+from rmp_deploy.ir.ops import Reset
+
 DOMAIN = "rmp_deploy"
-DOMAIN_VERSION = 1  # our opset: raise it with any change of what a file means, and migrate the older ones
+DOMAIN_VERSION = 2  # our opset: raise it with any change of what a file means, and migrate the older ones
 ONNX_OPSET = 21
 IR_VERSION = 10  # ONNX's own container version; readable by onnxruntime >= 1.18
 
@@ -35,36 +38,41 @@ def _leak(decay: str, state: str, current: str, out: str) -> list[NodeProto]:
     ]
 
 
-def _fire_and_reset() -> list[NodeProto]:
-    """``spikes = u > v_threshold; v = reset(u)``, with the attributes that LIF and CubaLIF share."""
-    tensor, string = AttributeProto.TENSOR, AttributeProto.STRING
-    return [
-        _attribute("v_threshold_", "v_threshold", tensor, "value"),
-        _attribute("v_reset_", "v_reset", tensor, "value"),
-        _attribute("reset_", "reset", string, "value_string"),
-        helper.make_node("Constant", [], ["soft"], value_string="soft"),
+def _fire_and_reset(reset: Reset) -> list[NodeProto]:
+    """``spikes = u > v_threshold``, then ``v = v_reset where spikes else u`` or ``v = u - v_subtract * spikes``."""
+    to = RESET_TO[reset]
+    fire = [
+        _attribute("v_threshold_", "v_threshold", AttributeProto.TENSOR, "value"),
+        _attribute(f"{to}_", to, AttributeProto.TENSOR, "value"),
         helper.make_node("Greater", ["u", "v_threshold_"], ["fired"]),
         helper.make_node("CastLike", ["fired", "x"], ["spikes"]),
-        helper.make_node("Sub", ["u", "v_threshold_"], ["v_soft"]),
-        helper.make_node("Equal", ["reset_", "soft"], ["is_soft"]),
-        helper.make_node("Where", ["is_soft", "v_soft", "v_reset_"], ["v_fired"]),
-        helper.make_node("Where", ["fired", "v_fired", "u"], ["v"]),
+    ]
+    if reset == "hard":
+        return [*fire, helper.make_node("Where", ["fired", "v_reset_", "u"], ["v"])]
+    return [
+        *fire,
+        helper.make_node("Mul", ["v_subtract_", "spikes"], ["taken"]),
+        helper.make_node("Sub", ["u", "taken"], ["v"]),
     ]
 
 
-FIRE = ("decay", "v_threshold", "v_reset", "reset")
+RESET_TO: dict[Reset, str] = {"hard": "v_reset", "soft": "v_subtract"}
+SUFFIX: dict[Reset, str] = {"hard": "", "soft": "SoftReset"}  # of the function's name: one function per reset
 
 
-def _lif() -> FunctionProto:
+def _lif(reset: Reset) -> FunctionProto:
     """``u = decay * v_prev + x``, then fire and reset; see `rmp_deploy.ir.ops.LIF`."""
-    nodes = [*_leak("decay", "v_prev", "x", "u"), *_fire_and_reset()]
-    return _function("LIF", ["x", "v_prev"], ["spikes", "v", "u"], nodes, FIRE)
+    nodes = [*_leak("decay", "v_prev", "x", "u"), *_fire_and_reset(reset)]
+    attributes = ("decay", "v_threshold", RESET_TO[reset])
+    return _function(f"LIF{SUFFIX[reset]}", ["x", "v_prev"], ["spikes", "v", "u"], nodes, attributes)
 
 
-def _cuba_lif() -> FunctionProto:
+def _cuba_lif(reset: Reset) -> FunctionProto:
     """``i = current_decay * i_prev + x``, then LIF on i."""
-    nodes = [*_leak("current_decay", "i_prev", "x", "i"), *_leak("decay", "v_prev", "i", "u"), *_fire_and_reset()]
-    return _function("CubaLIF", ["x", "v_prev", "i_prev"], ["spikes", "v", "i", "u"], nodes, ("current_decay", *FIRE))
+    leaks = [*_leak("current_decay", "i_prev", "x", "i"), *_leak("decay", "v_prev", "i", "u")]
+    nodes, attributes = [*leaks, *_fire_and_reset(reset)], ("current_decay", "decay", "v_threshold", RESET_TO[reset])
+    inputs, outputs = ["x", "v_prev", "i_prev"], ["spikes", "v", "i", "u"]
+    return _function(f"CubaLIF{SUFFIX[reset]}", inputs, outputs, nodes, attributes)
 
 
 def _li() -> FunctionProto:
@@ -115,8 +123,10 @@ def _spike_count() -> FunctionProto:
 
 
 FUNCTIONS: dict[str, Callable[[], FunctionProto]] = {  # by op_type; a file holds those that it uses
-    "LIF": _lif,
-    "CubaLIF": _cuba_lif,
+    "LIF": partial(_lif, "hard"),
+    "LIFSoftReset": partial(_lif, "soft"),
+    "CubaLIF": partial(_cuba_lif, "hard"),
+    "CubaLIFSoftReset": partial(_cuba_lif, "soft"),
     "LI": _li,
     "SumPool2d": _sum_pool2d,
     "DelayRead": _delay_read,

@@ -8,7 +8,7 @@ from typing import Any
 from onnx import NodeProto, helper, numpy_helper
 
 from rmp_deploy.ir.graph import SpikingGraph
-from rmp_deploy.ir.onnx_io.functions import DOMAIN
+from rmp_deploy.ir.onnx_io.functions import DOMAIN, SUFFIX
 from rmp_deploy.ir.ops import (
     LI,
     LIF,
@@ -110,11 +110,12 @@ def _neuron(_graph: SpikingGraph, op: LIF | LI) -> NodeProto:
     n, states = op.name, STATES[type(op)]
     inputs = [*op.inputs, *(f"{n}/{key}_prev" for key in states)]
     outputs = [n, *(f"{n}/{key}" for key in states)]
-    attributes: dict[str, Any] = {k: numpy_helper.from_array(getattr(op, k), k) for k in op.per_neuron}
+    attributes: dict[str, Any] = {k: numpy_helper.from_array(v, k) for k, v in op.per_neuron.items()}
+    kind = op.kind
     if isinstance(op, LIF):
         outputs.append(f"{n}/u")
-        attributes["reset"] = op.reset
-    return helper.make_node(op.kind, inputs, outputs, name=n, domain=DOMAIN, **attributes)
+        kind += SUFFIX[op.reset]
+    return helper.make_node(kind, inputs, outputs, name=n, domain=DOMAIN, **attributes)
 
 
 WRITERS: dict[type[Op], Callable[[SpikingGraph, Any], NodeProto]] = {

@@ -8,6 +8,7 @@ from typing import Any
 from onnx import GraphProto, NodeProto, helper, numpy_helper
 
 from rmp_deploy.errors import RmpDeployError
+from rmp_deploy.ir.onnx_io.functions import SUFFIX
 from rmp_deploy.ir.onnx_io.nodes import Tensors
 from rmp_deploy.ir.ops import (
     LI,
@@ -24,6 +25,7 @@ from rmp_deploy.ir.ops import (
     Linear,
     MaxPool2d,
     Op,
+    Reset,
     SumPool2d,
 )
 
@@ -98,10 +100,17 @@ def _concat(node: NodeProto, _a: Attributes, _tensors: Tensors) -> Read:
     return Concat, len(node.input), {}
 
 
+NEURONS: dict[str, tuple[type[Op], Reset | None]] = {
+    **{f"LIF{suffix}": (LIF, reset) for reset, suffix in SUFFIX.items()},
+    **{f"CubaLIF{suffix}": (CubaLIF, reset) for reset, suffix in SUFFIX.items()},
+    "LI": (LI, None),
+}
+
+
 def _neuron(node: NodeProto, a: Attributes, _tensors: Tensors) -> Read:
-    kinds: dict[str, type[Op]] = {"LIF": LIF, "CubaLIF": CubaLIF, "LI": LI}
-    arrays = {k: numpy_helper.to_array(v) for k, v in a.items() if k != "reset"}
-    return kinds[node.op_type], 1, {**arrays, **({"reset": a["reset"].decode()} if "reset" in a else {})}
+    kind, reset = NEURONS[node.op_type]
+    arrays = {k: numpy_helper.to_array(v) for k, v in a.items()}
+    return kind, 1, {**arrays, **({} if reset is None else {"reset": reset})}
 
 
 def _delay(node: NodeProto, body: GraphProto) -> Delay:
@@ -123,7 +132,5 @@ READERS: dict[str, Callable[[NodeProto, Attributes, Tensors], Read]] = {
     "Flatten": _flatten,
     "Sum": _add,
     "Concat": _concat,
-    "LIF": _neuron,
-    "CubaLIF": _neuron,
-    "LI": _neuron,
+    **dict.fromkeys(NEURONS, _neuron),
 }

@@ -9,13 +9,14 @@ from typing import Any
 
 import numpy as np
 from google.protobuf.message import DecodeError  # type: ignore[import-untyped]
-from onnx import ModelProto, TensorProto, helper, numpy_helper
+from onnx import ModelProto, TensorProto, numpy_helper
 
 from rmp_deploy.errors import RmpDeployError
 from rmp_deploy.ir.graph import Input, Readout, SpikingGraph
 from rmp_deploy.ir.onnx_io.functions import DOMAIN, DOMAIN_VERSION
+from rmp_deploy.ir.onnx_io.migrate import migrate
 from rmp_deploy.ir.onnx_io.ops_of_nodes import BOOKKEEPING, from_node
-from rmp_deploy.ir.onnx_io.writer import GOLDEN_KEY, GRAPH_KEY, Golden, to_model
+from rmp_deploy.ir.onnx_io.writer import GOLDEN_KEY, GRAPH_KEY, Golden, digest, step_of, to_model
 from rmp_deploy.ir.ops import LIF
 
 # What a malformed but decodable model makes protobuf, numpy and dict look-ups raise while it is being read.
@@ -79,16 +80,17 @@ def _graph(model: ModelProto, path: str | Path) -> SpikingGraph:
     header_text = _properties(model).get(GRAPH_KEY)
     if DOMAIN not in versions or header_text is None:
         raise _refused(path, f"an ONNX model without spiking ops (domain '{DOMAIN}')", "Export a spiking network")
-    if versions[DOMAIN] != DOMAIN_VERSION:
+    version = versions[DOMAIN]
+    if not 1 <= version <= DOMAIN_VERSION:
         known = f"allowed 1..{DOMAIN_VERSION}"
-        raise _refused(path, f"domain '{DOMAIN}' version = {versions[DOMAIN]}, {known}", "Update rmp-deploy")
-    if any(i.data_location == TensorProto.EXTERNAL for i in model.graph.initializer):
-        raise _refused(path, "weights outside the file", "Save it as one file")
+        raise _refused(path, f"domain '{DOMAIN}' version = {version}, {known}", "Update rmp-deploy")
     try:
         header = _header(header_text)
-        tensors = {i.name: numpy_helper.to_array(i) for i in model.graph.initializer}
-        (scan,) = (node for node in model.graph.node if node.op_type == "Scan")
-        body = helper.get_node_attr_value(scan, "body")
+        migrate(model, version)
+        body = step_of(model.graph.node)
+        if any(i.data_location == TensorProto.EXTERNAL for i in body.initializer):
+            raise RmpDeployError("weights outside the file. Save it as one file.")
+        tensors = {i.name: numpy_helper.to_array(i) for i in body.initializer}
         graph = SpikingGraph(
             name=model.graph.name,
             input=Input(header["input"]["name"], tuple(header["input"]["shape"]), header["input"]["encoding"]),
@@ -104,7 +106,7 @@ def _graph(model: ModelProto, path: str | Path) -> SpikingGraph:
     except MALFORMED as e:
         raise _refused(path, f"malformed ({type(e).__name__}: {_first_line(e)})", "Export it again") from e
     _same_model(model, again, path)
-    if header["sha256"] != json.loads(_properties(again)[GRAPH_KEY])["sha256"]:
+    if header["sha256"] != digest(graph, version):
         raise _refused(path, "parameters do not match their checksum", "Copy or export it again")
     return graph
 
@@ -138,6 +140,7 @@ def _same_model(model: ModelProto, again: ModelProto, path: str | Path) -> None:
         ("input", model.graph.input, again.graph.input),
         ("output", model.graph.output, again.graph.output),
         ("opset", model.opset_import, again.opset_import),
+        ("constant", model.graph.initializer, again.graph.initializer),
     ]
     for what, found, wanted in pairs:
         for i in range(max(len(found), len(wanted))):
@@ -145,11 +148,6 @@ def _same_model(model: ModelProto, again: ModelProto, path: str | Path) -> None:
             if a != b:
                 name = getattr((list(found) + list(wanted))[min(i, len(found))], "name", "") or i
                 raise _refused(path, f"{what} '{name}' is not what its spiking graph gives", "Export it again")
-    constants, expected = ({i.name: i for i in m.graph.initializer} for m in (model, again))
-    for name in sorted(constants.keys() | expected.keys()):
-        pair = [numpy_helper.to_array(c[name]) for c in (constants, expected) if name in c]
-        if len(pair) != 2 or not np.array_equal(pair[0], pair[1]):
-            raise _refused(path, f"constant '{name}' is not what its spiking graph gives", "Export it again")
 
 
 def _properties(model: ModelProto) -> dict[str, str]:

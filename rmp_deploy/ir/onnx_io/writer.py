@@ -5,7 +5,7 @@ from __future__ import annotations
 import base64
 import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
@@ -42,8 +42,6 @@ def to_model(graph: SpikingGraph, record: Sequence[Record] = ()) -> ModelProto:
     suffix = {"spikes": "", "v": "/v", "u": "/u"}
     traced = [(f"trace/{what}/{op.name}", op.name + suffix[what], shapes[op.name]) for what in record for op in spiking]
     scanned = [("time/readout", graph.readout.value, shapes[graph.readout.value]), *traced]
-    body = _step(graph, states, scanned)
-
     constants: dict[str, npt.NDArray[Any]] = {}
     nodes = [helper.make_node("Shape", ["input"], ["time/batch"], start=0, end=1)]
     if graph.input.encoding == "direct":
@@ -75,7 +73,7 @@ def to_model(graph: SpikingGraph, record: Sequence[Record] = ()) -> ModelProto:
             + [f"{name}.steps" for name, _, _ in scanned],
             name="time",
             num_scan_inputs=1,
-            body=body,
+            body=_step(graph, states, scanned),
         ),
         *_readout_nodes(graph.readout, constants),
     ]
@@ -86,13 +84,8 @@ def to_model(graph: SpikingGraph, record: Sequence[Record] = ()) -> ModelProto:
     outputs = [_info("output", FLOAT, "B", int(np.prod(shapes[graph.readout.value])))]
     outputs += [_info(f"spike_count/{op.name}", INT64, "B") for op in spiking]
     outputs += [_info(name, FLOAT, "B", graph.T, *shape) for name, _, shape in traced]
-    constants |= {f"{op.name}/{key}": array for op in graph.ops for key, array in tensors(op).items()}
-    constants |= {
-        f"{pool.name}/ones": np.ones((shapes[pool.name][0], 1, *pool.kernel), np.float32)
-        for pool in graph.of_type(SumPool2d)
-    }
     initializers = [numpy_helper.from_array(array, name) for name, array in constants.items()]
-    used = {node.op_type for node in body.node if node.domain == DOMAIN}
+    used = {node.op_type for node in step_of(nodes).node if node.domain == DOMAIN}
     model = helper.make_model(
         helper.make_graph(nodes, graph.name, [_info("input", FLOAT, *input_dims)], outputs, initializers),
         functions=[make() for name, make in FUNCTIONS.items() if name in used],
@@ -102,6 +95,18 @@ def to_model(graph: SpikingGraph, record: Sequence[Record] = ()) -> ModelProto:
     )
     helper.set_model_props(model, {GRAPH_KEY: json.dumps(_header(graph), sort_keys=True)})
     return model
+
+
+def step_of(nodes: Iterable[NodeProto]) -> GraphProto:
+    """The step graph: the body of the one `Scan` among a model's nodes.
+
+    Raises:
+        ValueError: there is not exactly one, or it has no body.
+    """
+    (scan,) = (node for node in nodes if node.op_type == "Scan")
+    body: GraphProto
+    (body,) = (a.g for a in scan.attribute if a.name == "body")
+    return body
 
 
 def _step(graph: SpikingGraph, states: list[tuple[Op, str]], scanned: list[tuple[str, str, Shape]]) -> GraphProto:
@@ -122,11 +127,18 @@ def _step(graph: SpikingGraph, states: list[tuple[Op, str]], scanned: list[tuple
         kept = [_info(f"{op.name}/{key}{suffix}", FLOAT, "B", *state_shape(graph, op)) for op, key in states]
         return kept + [_info(f"{op.name}/n{suffix}", INT64, "B") for op in spiking]
 
+    constants = {f"{op.name}/{key}": array for op in graph.ops for key, array in tensors(op).items()}
+    constants |= {
+        f"{pool.name}/ones": np.ones((graph.shapes[pool.name][0], 1, *pool.kernel), np.float32)
+        for pool in graph.of_type(SumPool2d)
+    }
     return helper.make_graph(
         nodes,
         "step",
         [*all_states("_prev"), _info(graph.input.name, FLOAT, "B", *graph.input.shape)],
         [*all_states(""), *(_info(f"{name}.step", FLOAT, "B", *shape) for name, _, shape in scanned)],
+        # here and not outside: ONNX Runtime rearranges a convolution's weights only in the graph that holds them
+        [numpy_helper.from_array(array, name) for name, array in constants.items()],
     )
 
 
@@ -159,19 +171,21 @@ def _header(graph: SpikingGraph) -> dict[str, Any]:
         "input": {"name": graph.input.name, "shape": graph.input.shape, "encoding": graph.input.encoding},
         "readout": {"value": graph.readout.value, "rule": graph.readout.rule},
         "provenance": graph.provenance,
-        "sha256": _digest(graph),
+        "sha256": digest(graph),
     }
 
 
-def _digest(graph: SpikingGraph) -> str:
-    """Checksum of every parameter: a flipped bit in a weight would otherwise be another network, not an error."""
-    digest = hashlib.sha256()
+def digest(graph: SpikingGraph, version: int = DOMAIN_VERSION) -> str:
+    """Checksum of every parameter that files of `version` have: a flipped bit would otherwise be another network."""
+    sha = hashlib.sha256()
     for op in graph.ops:
         for field in fields(op):
+            if field.metadata.get("since", 1) > version:
+                continue
             value = getattr(op, field.name)
             content = value.tobytes() if isinstance(value, np.ndarray) else repr(value).encode()
-            digest.update(f"{op.name}/{field.name}:{len(content)}:".encode() + content)
-    return digest.hexdigest()
+            sha.update(f"{op.name}/{field.name}:{len(content)}:".encode() + content)
+    return sha.hexdigest()
 
 
 def save(graph: SpikingGraph, path: str | Path, golden: npt.NDArray[Any] | None = None) -> Path:

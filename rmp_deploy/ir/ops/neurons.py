@@ -6,12 +6,12 @@ first step.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import ClassVar, Literal
+from dataclasses import dataclass, field
+from typing import Literal
 
 import numpy as np
 
-from rmp_deploy.ir.ops.base import Array, Op, Shape
+from rmp_deploy.ir.ops.base import Array, Op, Shape, same
 
 Reset = Literal["hard", "soft"]
 
@@ -20,28 +20,31 @@ Reset = Literal["hard", "soft"]
 class _Membrane(Op):
     """A membrane with a leak: ``decay`` is its factor per step, 0..1."""
 
-    per_neuron: ClassVar[tuple[str, ...]] = ("decay",)
-
     decay: Array
+
+    @property
+    def per_neuron(self) -> dict[str, Array]:
+        """The parameters that broadcast against the neurons, by the name that a file gives them."""
+        return {"decay": self.decay}
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        for what in self.per_neuron:
+        for what, values in self.per_neuron.items():
             if what.endswith("decay"):
-                values: Array = getattr(self, what)
                 span = f"{what} = {values.min():g}..{values.max():g}"
                 fits = bool((values >= 0).all() and (values <= 1).all())
                 self._check(fits, span, "0..1", "Give the factor per step, not tau")
 
     def output_shape(self, *shapes: Shape) -> Shape:
         (shape,) = shapes
-        for what in self.per_neuron:
-            parameter: Shape = getattr(self, what).shape
+        for what, values in self.per_neuron.items():
             try:
-                fits = np.broadcast_shapes(parameter, shape) == shape
+                fits = np.broadcast_shapes(values.shape, shape) == shape
             except ValueError:
                 fits = False
-            self._check(fits, f"{what}.shape = {parameter}", f"what broadcasts to {shape}", "Reshape it, as in torch")
+            self._check(
+                fits, f"{what}.shape = {values.shape}", f"what broadcasts to {shape}", "Reshape it, as in torch"
+            )
         return shape
 
 
@@ -50,19 +53,42 @@ class LIF(_Membrane):
     """Leaky integrate-and-fire neurons, strict threshold; IF is ``decay = 1``.
 
     ``u[t] = decay * v[t-1] + x[t]``, ``s[t] = u[t] > v_threshold``; then hard reset
-    ``v[t] = v_reset where s[t] else u[t]`` or soft reset ``v[t] = u[t] - v_threshold * s[t]``.
+    ``v[t] = v_reset where s[t] else u[t]`` or soft reset ``v[t] = u[t] - v_subtract * s[t]``.
+
+    ``v_reset`` belongs to the hard reset. ``v_subtract`` belongs to the soft one; where it is not given, it is
+    ``v_threshold``, and 0 is a neuron that never resets. It is apart from the threshold because others' neurons need
+    it: one that fires at ``>= th`` has the next smaller float as its threshold and still subtracts th; one that
+    subtracts th in the step after the spike, undecayed (snnTorch), is ``v_subtract = th / decay`` here.
     Source: docs/rmp_loss.md (decay 0.25, effective threshold 0.5, pre-reset `u` is what fires).
     """
 
-    per_neuron: ClassVar[tuple[str, ...]] = ("decay", "v_threshold", "v_reset")
-
     v_threshold: Array
-    v_reset: Array
+    v_reset: Array = field(default_factory=lambda: np.zeros((), np.float32))
+    v_subtract: Array | None = field(default=None, metadata={"since": 2})
     reset: Reset = "hard"
 
     def __post_init__(self) -> None:
         super().__post_init__()
         self._check(self.reset in ("hard", "soft"), f"reset = {self.reset!r}", "'hard' or 'soft'", "Choose one")
+        if self.reset == "hard":
+            fits = self.v_subtract is None
+            self._check(fits, "v_subtract with reset = 'hard'", "reset = 'soft'", "Leave one of them out")
+        else:
+            fits = not self.v_reset.any()
+            self._check(fits, "v_reset with reset = 'soft'", "reset = 'hard'", "Leave one of them out")
+            object.__setattr__(self, "v_reset", np.zeros((), np.float32))
+            if self.v_subtract is not None and same(self.v_subtract, self.v_threshold):
+                object.__setattr__(self, "v_subtract", None)  # one way to say one thing: equal neurons are equal
+
+    @property
+    def per_neuron(self) -> dict[str, Array]:
+        after = {"v_reset": self.v_reset} if self.reset == "hard" else {"v_subtract": self.subtracted}
+        return {**super().per_neuron, "v_threshold": self.v_threshold, **after}
+
+    @property
+    def subtracted(self) -> Array:
+        """What a spike takes off v in the soft reset."""
+        return self.v_threshold if self.v_subtract is None else self.v_subtract
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -75,9 +101,11 @@ class CubaLIF(LIF):
     current_decay = 1 - du and decay = 1 - dv.
     """
 
-    per_neuron: ClassVar[tuple[str, ...]] = ("current_decay", "decay", "v_threshold", "v_reset")
-
     current_decay: Array
+
+    @property
+    def per_neuron(self) -> dict[str, Array]:
+        return {"current_decay": self.current_decay, **super().per_neuron}
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
