@@ -2,29 +2,51 @@
 
 from __future__ import annotations
 
-from typing import Literal
-
 import torch
 from torch import Tensor, nn
 
-from rmp_deploy.training.surrogate import rectangular_spike
+from rmp_deploy.training import fused
+from rmp_deploy.training.fused import Options, Reset
+from rmp_deploy.training.surrogate import Rectangular, Surrogate
+
+State = tuple[Tensor, ...]  # what a step hands to the next, each [B, ...]
 
 
-class LIF(nn.Module):
+class _Leaky(nn.Module):
+    """A state with a decay: fixed, or learnt as ``decay = sigmoid(decay_logit)``, which stays inside 0..1."""
+
+    def __init__(self, decay: float | Tensor, learn_decay: bool) -> None:
+        super().__init__()
+        value = torch.as_tensor(decay, dtype=torch.float32).clone()
+        _check_decay(type(self).__name__, "decay", value, learn_decay)
+        if learn_decay:
+            self.decay_logit = nn.Parameter(torch.logit(value))
+        else:
+            self.register_buffer("fixed_decay", value)
+
+    @property
+    def decay(self) -> Tensor:
+        """The factor of the state per step: [], or what broadcasts against [B, ...]."""
+        learnt: Tensor | None = getattr(self, "decay_logit", None)
+        return self.get_buffer("fixed_decay") if learnt is None else torch.sigmoid(learnt)
+
+
+class LIF(_Leaky):
     """Leaky integrate-and-fire neurons over T steps: currents [T, B, ...] in, spikes [T, B, ...] out.
 
     ``u[t] = decay * v[t-1] + x[t]``, ``s[t] = u[t] > v_threshold``, ``v[-1] = 0``; hard reset
     ``v[t] = u[t] * (1 - s[t]) + v_reset * s[t]`` or soft reset ``v[t] = u[t] - v_threshold * s[t]``. The reset is not
-    detached: gradients flow through it. IF is ``decay = 1``. Defaults: docs/rmp_loss.md.
+    detached unless `detach_reset`: gradients flow through it. Parameters are numbers, per channel (C, 1, 1) or per
+    neuron; `learn_decay` learns as many decays as it is given. Defaults: docs/rmp_loss.md.
 
-    After a forward pass `u` holds the membrane potentials before the reset, [T, B, ...], on which RMP-Loss and its
-    diagnostics are computed, and in eval mode `v` holds those after it.
+    After a forward pass `u` holds the membrane potentials before the reset, [T, B, ...], and in eval mode `v` those
+    after it. Where `distance_power` is set (`RMPLoss` does), `distance` is their mean distance to the spikes, [].
 
     Raises:
-        ValueError: a decay outside 0..1, a width <= 0, or a reset that is neither hard nor soft.
+        ValueError: a decay outside 0..1 (or on its ends, to be learnt), a v_reset with the soft reset, or a reset
+            that is neither hard nor soft.
     """
 
-    decay: Tensor
     v_threshold: Tensor
     v_reset: Tensor
 
@@ -33,43 +55,134 @@ class LIF(nn.Module):
         decay: float | Tensor = 0.25,
         v_threshold: float | Tensor = 0.5,
         v_reset: float | Tensor = 0.0,
-        reset: Literal["hard", "soft"] = "hard",
-        surrogate_width: float = 1.0,
+        reset: Reset = "hard",
+        surrogate: Surrogate | None = None,
+        detach_reset: bool = False,
+        learn_decay: bool = False,
     ) -> None:
-        super().__init__()
-        for name, value in (("decay", decay), ("v_threshold", v_threshold), ("v_reset", v_reset)):
+        super().__init__(decay, learn_decay)
+        for name, value in (("v_threshold", v_threshold), ("v_reset", v_reset)):
             self.register_buffer(name, torch.as_tensor(value, dtype=torch.float32).clone())
-        if not bool(((self.decay >= 0) & (self.decay <= 1)).all()):
-            raise ValueError(f"LIF: decay = {decay}, allowed 0..1. Give the factor of v per step, not tau.")
-        if surrogate_width <= 0:
-            raise ValueError(f"LIF: surrogate_width = {surrogate_width}, allowed > 0.")
         if reset not in ("hard", "soft"):
-            raise ValueError(f"LIF: reset = {reset!r}, allowed 'hard' or 'soft'.")
+            raise ValueError(f"{type(self).__name__}: reset = {reset!r}, allowed 'hard' or 'soft'.")
         if reset == "soft" and bool(self.v_reset.any()):
-            raise ValueError(f"LIF: v_reset = {v_reset} with reset = 'soft', allowed 0. A soft reset has no v_reset.")
-        self.reset: Literal["hard", "soft"] = reset
-        self.surrogate_width = surrogate_width
+            what = f"v_reset = {v_reset} with reset = 'soft'"
+            raise ValueError(f"{type(self).__name__}: {what}, allowed 0. A soft reset has no v_reset.")
+        self.reset: Reset = reset
+        self.surrogate: Surrogate = surrogate or Rectangular()
+        self.detach_reset = detach_reset
+        self.distance_power: int | None = None
         self.u: Tensor | None = None
-        self.v: Tensor | None = None
+        self.distance: Tensor | None = None
+        self._spikes: Tensor | None = None
 
     def forward(self, x: Tensor) -> Tensor:
-        v = torch.zeros_like(x[0])
-        spikes, u_steps, v_steps = [], [], []
-        for x_t in x.unbind(0):
-            u = self.decay * v + x_t
-            s = rectangular_spike(u, self.v_threshold, self.surrogate_width)
-            v = u - self.v_threshold * s if self.reset == "soft" else u * (1 - s) + self.v_reset * s
-            spikes.append(s)
-            u_steps.append(u)
-            v_steps.append(v)
-        self.u = torch.stack(u_steps)
-        self.v = None if self.training else torch.stack(v_steps)
-        return torch.stack(spikes)
+        options = Options(self.reset, self.detach_reset, self.surrogate, self.distance_power)
+        decay, v_threshold, v_reset = (_number(p) for p in (self.decay, self.v_threshold, self.v_reset))
+        spikes, self.u, distance = fused.lif(self._current(x), decay, v_threshold, v_reset, options)
+        self.distance = None if self.distance_power is None else distance
+        self._spikes = None if self.training else spikes
+        return spikes
+
+    def _current(self, x: Tensor) -> Tensor:
+        """The current that the membrane integrates."""
+        return x
+
+    @property
+    def v(self) -> Tensor | None:
+        """The membrane potentials after the reset of the last pass in eval mode, [T, B, ...]."""
+        return None if self.u is None or self._spikes is None else self._after_reset(self.u, self._spikes)
+
+    @torch.no_grad()
+    def step(self, x: Tensor, state: State | None = None) -> tuple[Tensor, State]:
+        """One time step, for streaming: currents [B, ...] and the state before (None: zeros) to spikes and (v,)."""
+        u = x if state is None else self.decay * state[0] + x
+        spikes = (u > self.v_threshold).to(x.dtype)
+        return spikes, (self._after_reset(u, spikes),)
+
+    def _after_reset(self, u: Tensor, s: Tensor) -> Tensor:
+        return u - self.v_threshold * s if self.reset == "soft" else u * (1 - s) + self.v_reset * s
 
     def extra_repr(self) -> str:
         return f"decay={self.decay.tolist()}, v_threshold={self.v_threshold.tolist()}, reset={self.reset!r}"
 
 
+class IF(LIF):
+    """Integrate-and-fire neurons: `LIF` with ``decay = 1``."""
+
+    def __init__(
+        self,
+        v_threshold: float | Tensor = 0.5,
+        v_reset: float | Tensor = 0.0,
+        reset: Reset = "hard",
+        surrogate: Surrogate | None = None,
+        detach_reset: bool = False,
+    ) -> None:
+        super().__init__(1.0, v_threshold, v_reset, reset, surrogate, detach_reset)
+
+
+class CubaLIF(LIF):
+    """Current-based LIF: ``i[t] = current_decay * i[t-1] + x[t]``, then `LIF` on i; a spike leaves i as it is.
+
+    Source: Davies et al. 2018, IEEE Micro 38(1), with current_decay = 1 - du and decay = 1 - dv.
+    """
+
+    current_decay: Tensor
+
+    def __init__(
+        self,
+        current_decay: float | Tensor = 0.25,
+        decay: float | Tensor = 0.25,
+        v_threshold: float | Tensor = 0.5,
+        v_reset: float | Tensor = 0.0,
+        reset: Reset = "hard",
+        surrogate: Surrogate | None = None,
+        detach_reset: bool = False,
+        learn_decay: bool = False,
+    ) -> None:
+        super().__init__(decay, v_threshold, v_reset, reset, surrogate, detach_reset, learn_decay)
+        self.register_buffer("current_decay", torch.as_tensor(current_decay, dtype=torch.float32).clone())
+        _check_decay("CubaLIF", "current_decay", self.current_decay, learnt=False)
+
+    def _current(self, x: Tensor) -> Tensor:
+        return fused.leaky_sum(x, _number(self.current_decay))
+
+    @torch.no_grad()
+    def step(self, x: Tensor, state: State | None = None) -> tuple[Tensor, State]:
+        """One time step, for streaming: currents [B, ...] and the state before (None: zeros) to spikes and (v, i)."""
+        i = x if state is None else self.current_decay * state[1] + x
+        spikes, (v,) = super().step(i, state)
+        return spikes, (v, i)
+
+
+class LI(_Leaky):
+    """Leaky integrator, a readout that does not spike: ``v[t] = decay * v[t-1] + x[t]``; its value is v [T, B, ...]."""
+
+    def __init__(self, decay: float | Tensor = 0.25, learn_decay: bool = False) -> None:
+        super().__init__(decay, learn_decay)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return fused.leaky_sum(x, _number(self.decay))
+
+    @torch.no_grad()
+    def step(self, x: Tensor, state: State | None = None) -> tuple[Tensor, State]:
+        """One time step, for streaming: currents [B, ...] and the state before (None: zeros) to the value and (v,)."""
+        v = x if state is None else self.decay * state[0] + x
+        return v, (v,)
+
+
 def neurons(model: nn.Module) -> dict[str, LIF]:
-    """The LIF layers of `model` by module path, in the order of registration."""
+    """The spiking layers of `model` by module path, in the order of registration."""
     return {name: module for name, module in model.named_modules() if isinstance(module, LIF)}
+
+
+def _number(p: Tensor) -> Tensor | float:
+    """A plain number where nothing is learnt and reading it waits for no device: the kernels are faster with it."""
+    return p.item() if p.dim() == 0 and not p.requires_grad and p.device.type == "cpu" else p
+
+
+def _check_decay(kind: str, what: str, decay: Tensor, learnt: bool) -> None:
+    inside = (decay > 0) & (decay < 1) if learnt else (decay >= 0) & (decay <= 1)
+    if not bool(inside.all()):
+        allowed = "between 0 and 1, both excluded, to be learnt" if learnt else "0..1"
+        raise ValueError(f"{kind}: {what} = {decay.tolist()}, allowed {allowed}. Give the factor per step, not tau.")

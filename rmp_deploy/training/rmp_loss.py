@@ -7,6 +7,8 @@ arXiv 2308.06787. First power, triangle schedule and k = 0.1 are not verified ag
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor, nn
 
@@ -45,23 +47,36 @@ class RMPLoss:
         ValueError: the model has no LIF layers, k < 0, or a power or schedule that is not known.
     """
 
-    def __init__(self, model: nn.Module, k: float = 0.1, power: int = 1, schedule: Schedule = "triangle") -> None:
-        self.layers = list(neurons(model).values())
-        if not self.layers:
+    def __init__(
+        self,
+        model: nn.Module,
+        k: float = 0.1,
+        power: int = 1,
+        schedule: Schedule = "triangle",
+        layers: Sequence[str] | None = None,
+    ) -> None:
+        found = neurons(model)
+        if not found:
             raise ValueError("RMPLoss: LIF layers in the model = 0, allowed at least 1. Use rmp_deploy's LIF neurons.")
+        unknown = [name for name in layers or () if name not in found]
+        if unknown or layers == []:
+            what = f"layers = {unknown[0]!r}" if unknown else "layers = []"
+            raise ValueError(f"RMPLoss: {what}, allowed {', '.join(found)}. Name the model's spiking layers.")
+        self.layers = list(found.values()) if layers is None else [found[name] for name in layers]
         if k < 0 or power not in (1, 2) or schedule not in SCHEDULES:
             raise ValueError(
                 f"RMPLoss: k = {k}, power = {power}, schedule = {schedule!r}, "
                 f"allowed k >= 0, power 1 or 2, schedule {' | '.join(SCHEDULES)}."
             )
-        self.k, self.power, self.schedule = k, power, schedule
+        self.k, self.schedule = k, schedule
+        for layer in self.layers:
+            layer.distance_power = power if k > 0 else None
 
     def __call__(self, epoch: int, epochs: int) -> Tensor:
-        weight = weight_at(epoch, epochs, self.k, self.schedule)
-        return weight * torch.stack([quantization_distance(u, self.power) for u in self._potentials()]).mean()
-
-    def _potentials(self) -> list[Tensor]:
-        potentials = [layer.u for layer in self.layers]
-        if any(u is None for u in potentials):
+        if self.k == 0:
+            return torch.zeros(())
+        distances = [layer.distance for layer in self.layers]
+        if any(d is None for d in distances):
             raise ValueError("RMPLoss: no membrane potentials yet. Run the model forward first.")
-        return [u for u in potentials if u is not None]
+        mean = torch.stack([d for d in distances if d is not None]).mean()
+        return weight_at(epoch, epochs, self.k, self.schedule) * mean

@@ -8,8 +8,8 @@ import torch
 
 from rmp_deploy.ir import ops, reference
 from rmp_deploy.ir.graph import Input, Readout, SpikingGraph
-from rmp_deploy.training.neurons import LIF, neurons
-from rmp_deploy.training.surrogate import rectangular_spike
+from rmp_deploy.training.neurons import IF, LI, LIF, CubaLIF, neurons
+from rmp_deploy.training.surrogate import Arctan, Rectangular, Sigmoid, Tanh
 
 
 @pytest.mark.parametrize("reset", ["hard", "soft"])
@@ -31,20 +31,6 @@ def test_spikes_and_potentials_are_the_references(reset, per_channel):
     np.testing.assert_array_equal(spikes.transpose(0, 1).numpy(), wanted.spikes["lif"])
     np.testing.assert_allclose(layer.u.transpose(0, 1).numpy(), wanted.u["lif"], atol=1e-6)
     np.testing.assert_allclose(layer.v.transpose(0, 1).numpy(), wanted.v["lif"], atol=1e-6)
-
-
-def test_the_rectangular_surrogate_is_one_on_0_to_1():
-    u = torch.tensor([-0.01, 0.0, 0.5, 1.0, 1.01], requires_grad=True)
-    spikes = rectangular_spike(u, torch.tensor(0.5), 1.0)
-    spikes.sum().backward()
-    assert spikes.tolist() == [0, 0, 0, 1, 1]  # strict: 0.5 does not fire
-    assert u.grad.tolist() == [0, 1, 1, 1, 0]
-
-
-def test_a_narrow_surrogate_is_steeper():
-    u = torch.tensor([0.2, 0.3, 0.7, 0.8], requires_grad=True)
-    rectangular_spike(u, torch.tensor(0.5), 0.5).sum().backward()
-    assert u.grad.tolist() == [0, 2, 2, 0]
 
 
 def test_gradients_by_hand_over_two_steps():
@@ -76,9 +62,67 @@ def test_potentials_after_the_reset_are_kept_in_eval_only():
         ({"decay": 1.2}, "decay = 1.2"),
         ({"reset": "no"}, "reset = 'no'"),
         ({"reset": "soft", "v_reset": 0.5}, "v_reset = 0.5 with reset = 'soft'"),
-        ({"surrogate_width": 0}, "surrogate_width = 0"),
+        ({"decay": 1.0, "learn_decay": True}, "both excluded, to be learnt"),
     ],
 )
 def test_wrong_options_are_refused(options, said):
     with pytest.raises(ValueError, match=said):
         LIF(**options)
+
+
+@pytest.mark.parametrize("kind", [Rectangular, Tanh, Sigmoid, Arctan])
+def test_a_surrogate_without_sharpness_is_refused(kind):
+    with pytest.raises(ValueError, match="allowed > 0"):
+        kind(0.0)
+
+
+@pytest.mark.parametrize(
+    ("layer", "op"),
+    [
+        (IF(0.7), ops.LIF(name="n", inputs=("x",), decay=1.0, v_threshold=0.7)),
+        (
+            CubaLIF(0.5, 0.25, 0.7, reset="soft"),
+            ops.CubaLIF(name="n", inputs=("x",), current_decay=0.5, decay=0.25, v_threshold=0.7, reset="soft"),
+        ),
+        (
+            CubaLIF(0.75, 0.5, 0.7, -0.25),
+            ops.CubaLIF(name="n", inputs=("x",), current_decay=0.75, decay=0.5, v_threshold=0.7, v_reset=-0.25),
+        ),
+    ],
+    ids=["IF", "CubaLIF-soft", "CubaLIF-hard"],
+)
+def test_whole_sequences_and_single_steps_are_the_references(layer, op):
+    T, B, shape = 8, 4, (5,)
+    x = np.random.default_rng(2).normal(0.2, 0.5, (B, T, *shape)).astype(np.float32)
+    graph = SpikingGraph("g", Input("x", shape, "time_series"), (op,), Readout("n", "sum"), T)
+    wanted = reference.run(graph, x, ("spikes", "v")).spikes["n"]
+    assert 0.1 < wanted.mean() < 0.9
+    steps = torch.from_numpy(x).transpose(0, 1)
+    np.testing.assert_array_equal(layer.eval()(steps).transpose(0, 1).numpy(), wanted)
+    state, streamed = None, []
+    for x_t in steps:
+        spikes, state = layer.step(x_t, state)
+        streamed.append(spikes)
+    np.testing.assert_array_equal(torch.stack(streamed, 1).numpy(), wanted)
+    torch.testing.assert_close(state[0], layer.v[-1])
+
+
+def test_the_leaky_integrator_sums_with_its_decay():
+    x = torch.tensor([[1.0], [0.0], [2.0]])
+    layer = LI(0.5)
+    assert layer(x).ravel().tolist() == [1.0, 0.5, 2.25]
+    _, state = layer.step(x[0])
+    assert layer.step(x[1], state)[0].tolist() == [0.5]
+
+
+def test_a_learnt_decay_starts_where_it_is_told_and_moves():
+    torch.manual_seed(0)
+    layer = LIF(torch.tensor([0.25, 0.75]), learn_decay=True)
+    torch.testing.assert_close(layer.decay, torch.tensor([0.25, 0.75]))
+    optimizer = torch.optim.SGD(layer.parameters(), 0.5)
+    for _ in range(20):
+        optimizer.zero_grad()
+        (layer(torch.rand(6, 16, 2) * 0.4).mean() - 0.5).square().backward()
+        optimizer.step()
+    assert (layer.decay > torch.tensor([0.26, 0.76])).all()  # more memory fires more
+    assert (layer.decay < 1).all()

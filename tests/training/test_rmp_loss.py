@@ -54,11 +54,32 @@ def test_the_loss_is_the_weighted_mean_over_layers():
     assert loss(0, 1).item() == pytest.approx(wanted, rel=1e-5)
 
 
+def test_the_loss_of_chosen_layers():
+    torch.manual_seed(0)
+    model = ConvNet(channels=(3,), hidden=4)
+    loss = RMPLoss(model, k=1, schedule="constant", layers=["lif2"])
+    model(torch.rand(2, 1, 8, 8))
+    assert loss(0, 1).item() == pytest.approx(quantization_error(model.lif2.u.detach().numpy()), rel=1e-5)
+    assert model.lif1.distance is None
+    for layers in ([], ["lif3"]):
+        with pytest.raises(ValueError, match="allowed lif1, lif2"):
+            RMPLoss(model, layers=layers)
+
+
+def test_switched_off_it_costs_nothing():
+    model = ConvNet(channels=(3,), hidden=4)
+    loss = RMPLoss(model, k=0)
+    model(torch.rand(2, 1, 8, 8))
+    assert loss(0, 1).item() == 0
+    assert model.lif1.distance is None
+
+
 def test_its_gradient_reaches_the_weights_before_every_neuron():
     torch.manual_seed(0)
     model = ConvNet(channels=(3,), hidden=4)
+    loss = RMPLoss(model, schedule="constant")
     model(torch.rand(4, 1, 8, 8))
-    RMPLoss(model, schedule="constant")(0, 1).backward()
+    loss(0, 1).backward()
     assert model.conv1.layer.weight.grad.abs().sum() > 0
     assert model.fc1.layer.weight.grad.abs().sum() > 0
     assert model.fc2.layer.weight.grad is None  # no neuron behind it

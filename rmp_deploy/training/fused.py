@@ -1,0 +1,227 @@
+"""Neurons over T steps as one autograd node a layer: the forward and the backward recurrence, written out.
+
+A loop of autograd operations keeps some eight tensors and nodes for every step. Here one node keeps the membrane
+potentials u [T, B, ...] and the spikes, and its backward pass walks the same recurrence from the last step to the
+first. Each is tested against the loop in float64.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+
+from rmp_deploy.training.surrogate import Rectangular, Surrogate, times_derivative
+
+Reset = Literal["hard", "soft"]
+
+
+@dataclass(frozen=True)
+class Options:
+    """How the neurons of one layer fire and reset, and how gradients pass them.
+
+    Attributes:
+        reset: hard ``v = v_reset where s else u``, or soft ``v = u - v_threshold * s``.
+        detach_reset: no gradient through the spike of the reset.
+        surrogate: stands in for ds/du.
+        distance_power: 1 or 2: the forward pass also gives ``mean(min(|u|, |1 - u|) ** power)``; None: it gives 0.
+    """
+
+    reset: Reset = "hard"
+    detach_reset: bool = False
+    surrogate: Surrogate = field(default_factory=Rectangular)
+    distance_power: int | None = None
+
+
+def lif(
+    x: Tensor, decay: Tensor | float, v_threshold: Tensor | float, v_reset: Tensor | float, options: Options
+) -> tuple[Tensor, Tensor, Tensor]:
+    """LIF over currents x [T, B, ...]: spikes and potentials before the reset, both [T, B, ...], and the distance [].
+
+    ``u[t] = decay * v[t-1] + x[t]``, ``s[t] = u[t] > v_threshold``, ``v[-1] = 0``. Parameters broadcast against
+    [B, ...] and get gradients where they are tensors that ask for them. The gradients, from the last step to the first,
+    with ``g = ds/du`` (the surrogate), incoming ``ds[t]`` and ``du[t]``, and ``dv[T-1] = 0``:
+
+        hard: ``du[t] += (ds[t] + dv[t] (v_reset - u[t])) g + dv[t] (1 - s[t])``
+        soft: ``du[t] += (ds[t] - dv[t] v_threshold) g + dv[t]``
+        ``dx[t] = du[t]``, ``dv[t-1] = decay * du[t]``
+
+    With a detached reset the factor of g is ``ds[t]`` alone.
+    """
+    spikes, u, distance = _LIF.apply(x, decay, v_threshold, v_reset, options)  # type: ignore[no-untyped-call]
+    return spikes, u, distance
+
+
+def leaky_sum(x: Tensor, decay: Tensor | float) -> Tensor:
+    """``y[t] = decay * y[t-1] + x[t]``, ``y[-1] = 0``, over x [T, B, ...]: the synaptic current of CubaLIF, and LI.
+
+    Gradients: ``dx[t] = dy[t] + decay * dx[t+1]``.
+    """
+    y: Tensor = _LeakySum.apply(x, decay)  # type: ignore[no-untyped-call]
+    return y
+
+
+class _LIF(torch.autograd.Function):
+    @staticmethod
+    def forward(
+        ctx: Any,
+        x: Tensor,
+        decay: Tensor | float,
+        v_threshold: Tensor | float,
+        v_reset: Tensor | float,
+        options: Options,
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        ctx.set_materialize_grads(False)
+        u, spikes = torch.empty_like(x), torch.empty_like(x)
+        v: Tensor | None = None
+        for t in range(len(x)):
+            _leak(v, decay, x[t], out=u[t])
+            torch.gt(u[t], v_threshold, out=spikes[t])
+            v = _after_reset(u[t], spikes[t], v_threshold, v_reset, options.reset, out=v)
+        parameters = (decay, v_threshold, v_reset)
+        ctx.options, ctx.numbers = options, [None if isinstance(p, Tensor) else p for p in parameters]
+        ctx.save_for_backward(u, spikes, *(p for p in parameters if isinstance(p, Tensor)))
+        return spikes, u, _distance(u, options.distance_power)
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor | None) -> tuple[Tensor | None, ...]:
+        d_spikes, d_u, d_distance = grads
+        o: Options = ctx.options
+        u, spikes, *tensors = ctx.saved_tensors
+        kept = iter(tensors)
+        decay, v_threshold, v_reset = (next(kept) if number is None else number for number in ctx.numbers)
+        d_x = torch.empty_like(u)
+        d_v: Tensor | None = None  # gradient of v[t], which step t + 1 reads
+        wanted = [bool(w) for w in ctx.needs_input_grad[1:4]]
+        d_decay, d_threshold, d_reset = (
+            torch.zeros_like(p) if w else None for p, w in zip((decay, v_threshold, v_reset), wanted, strict=True)
+        )
+        for t in reversed(range(len(u))):
+            through_spike = _of_spikes(None if d_spikes is None else d_spikes[t], d_v, u[t], v_threshold, v_reset, o)
+            if through_spike is None:
+                du = torch.zeros_like(u[t])
+            else:
+                du = times_derivative(through_spike, u[t], v_threshold, o.surrogate, out=d_x[t])
+                if d_threshold is not None:
+                    d_threshold -= du.sum_to_size(d_threshold.shape)
+            if d_v is not None:
+                if d_threshold is not None and o.reset == "soft":
+                    d_threshold -= (d_v * spikes[t]).sum_to_size(d_threshold.shape)
+                if d_reset is not None and o.reset == "hard":
+                    d_reset += (d_v * spikes[t]).sum_to_size(d_reset.shape)
+                du = du.add_(d_v)
+                if o.reset == "hard":
+                    du = du.addcmul_(d_v, spikes[t], value=-1)
+            if d_u is not None:
+                du = du.add_(d_u[t])
+            if d_distance is not None and o.distance_power is not None:
+                du = _add_distance_gradient(du, u[t], d_distance / u.numel(), o.distance_power)
+            d_x[t] = du
+            if t > 0:
+                if d_decay is not None:
+                    before = _after_reset(u[t - 1], spikes[t - 1], v_threshold, v_reset, o.reset, out=None)
+                    d_decay += (du * before).sum_to_size(d_decay.shape)
+                d_v = torch.mul(d_x[t], decay, out=d_v)
+        return d_x, d_decay, d_threshold, d_reset, None
+
+
+class _LeakySum(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, decay: Tensor | float) -> Tensor:
+        y = torch.empty_like(x)
+        before: Tensor | None = None
+        for t in range(len(x)):
+            before = _leak(before, decay, x[t], out=y[t])
+        ctx.number = None if isinstance(decay, Tensor) else decay
+        ctx.save_for_backward(*([y, decay] if isinstance(decay, Tensor) else []))
+        return y
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
+        (d_y,) = grads
+        y, decay = ctx.saved_tensors if ctx.number is None else (d_y, ctx.number)
+        d_x = torch.empty_like(d_y)
+        later: Tensor | None = None
+        for t in reversed(range(len(d_y))):
+            later = _leak(later, decay, d_y[t], out=d_x[t])
+        d_decay = None
+        if ctx.needs_input_grad[1]:
+            d_decay = (d_x[1:] * y[:-1]).sum_to_size((1, *_padded(decay, d_x.dim() - 1))).reshape(decay.shape)
+        return d_x, d_decay
+
+
+def _padded(parameter: Tensor, axes: int) -> tuple[int, ...]:
+    """The shape of a parameter with leading ones, as broadcasting against `axes` axes reads it."""
+    return (1,) * (axes - parameter.dim()) + tuple(parameter.shape)
+
+
+def _leak(v: Tensor | None, decay: Tensor | float, x: Tensor, out: Tensor) -> Tensor:
+    """``out = decay * v + x``; v None is 0."""
+    if v is None:
+        return out.copy_(x)
+    if isinstance(decay, Tensor):
+        return torch.addcmul(x, v, decay, out=out)
+    return torch.add(x, v, alpha=decay, out=out)
+
+
+def _after_reset(
+    u: Tensor, s: Tensor, v_threshold: Tensor | float, v_reset: Tensor | float, reset: Reset, out: Tensor | None
+) -> Tensor:
+    """The membrane after the reset, in `out` or in new memory: ``u - (u - v_reset) s`` or ``u - v_threshold s``."""
+    if out is None:
+        out = torch.empty_like(u)
+    if reset == "soft":
+        if isinstance(v_threshold, Tensor):
+            return torch.addcmul(u, s, v_threshold, value=-1, out=out)
+        return torch.add(u, s, alpha=-v_threshold, out=out)
+    torch.addcmul(u, u, s, value=-1, out=out)
+    if isinstance(v_reset, Tensor):
+        return out.addcmul_(s, v_reset)
+    return out if v_reset == 0 else out.add_(s, alpha=v_reset)
+
+
+def _of_spikes(
+    d_spikes: Tensor | None,
+    d_v: Tensor | None,
+    u: Tensor,
+    v_threshold: Tensor | float,
+    v_reset: Tensor | float,
+    options: Options,
+) -> Tensor | None:
+    """Gradient of the step's spikes: what comes in and, unless detached, what the reset makes of it."""
+    if d_v is None or options.detach_reset:
+        return d_spikes
+    if options.reset == "soft":
+        jump = -v_threshold * d_v
+    else:
+        jump = torch.mul(d_v, u).neg_()
+        if isinstance(v_reset, Tensor):
+            jump.addcmul_(d_v, v_reset)
+        elif v_reset != 0:
+            jump.add_(d_v, alpha=v_reset)
+    return jump if d_spikes is None else jump.add_(d_spikes)
+
+
+def _distance(u: Tensor, power: int | None) -> Tensor:
+    """``mean(min(|u|, |1 - u|) ** power)``: min(|u|, |1 - u|) is the distance of u to the nearer of 0 and 1."""
+    if power is None:
+        return u.new_zeros(())
+    total = u.new_zeros(())
+    for step in u:
+        total += _signed_distance(step).abs_().pow_(power).sum()
+    return total / u.numel()
+
+
+def _add_distance_gradient(du: Tensor, u: Tensor, weight: Tensor, power: int) -> Tensor:
+    """``du += weight * d(min(|u|, |1 - u|) ** power)/du``"""
+    signed = _signed_distance(u)
+    return du.add_(weight * (signed.sign_() if power == 1 else signed.mul_(2)))
+
+
+def _signed_distance(u: Tensor) -> Tensor:
+    """u less the nearer of 0 and 1, in new memory."""
+    nearer = torch.empty_like(u)
+    torch.gt(u, 0.5, out=nearer)
+    return torch.sub(u, nearer, out=nearer)
