@@ -1,0 +1,274 @@
+"""Walk any torch module by torch.fx: its layers become ops named by module path, what cannot be carried is refused.
+
+torch.fx keeps a layer that has a converter whole, with its path and parameters. torch.export flattens it into aten
+calls, a neuron into T unrolled steps of arithmetic, from which it would have to be guessed again.
+"""
+
+from __future__ import annotations
+
+import inspect
+import operator
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+from torch import fx, nn
+
+from rmp_deploy.converters.torch_functions import FUNCTIONS, INPUT, METHODS, Call, Handler, Value
+from rmp_deploy.converters.torch_layers import LAYERS, SIZED, Converters, refused
+from rmp_deploy.errors import RmpDeployError
+from rmp_deploy.ir.graph import Rule
+from rmp_deploy.ir.ops import LI, LIF, Delay, Flatten, Op, Shape
+
+ROOT = "root"  # where the traced module stands in `_Root`
+
+
+@dataclass(frozen=True)
+class Dialect:
+    """What a library's layers mean, in a module that computes one time step [B, ...] or whole sequences [T, B, ...].
+
+    Args:
+        converters: layer -> ops, at the number of leading axes that the module is traced with.
+        per_step: containers that apply a layer to every step of a sequence -> that layer.
+        step_converters: what may stand in them.
+        encoders: layers that repeat a sample over time -> how many times.
+        sized: layers that depend on the size of their input -> the layer that does the same at one sample's shape.
+    """
+
+    converters: Converters
+    per_step: Mapping[type[nn.Module], Callable[[Any], nn.Module]] = field(default_factory=dict)
+    step_converters: Converters = field(default_factory=lambda: LAYERS)
+    encoders: Mapping[type[nn.Module], Callable[[Any], int]] = field(default_factory=dict)
+    sized: Mapping[type[nn.Module], Callable[[Any, str, Shape], nn.Module]] = field(default_factory=lambda: SIZED)
+
+    @property
+    def step(self) -> Dialect:
+        """The dialect inside a per-step container."""
+        return Dialect(self.step_converters)
+
+
+@dataclass(frozen=True)
+class Traced:
+    """Ops in topological order and the name of the returned value; rule and T where the module reads out or encodes."""
+
+    ops: tuple[Op, ...]
+    value: str
+    rule: Rule | None
+    T: int | None
+
+
+def trace(model: nn.Module, input_shape: Shape, dialect: Dialect, leading: int = 1) -> Traced:
+    """Trace `model` in eval mode; module paths become op names, functions are named by the module they stand in.
+
+    Args:
+        model: any module with one tensor in and one out.
+        input_shape: one sample's, without time and batch.
+        dialect: what its layers mean.
+        leading: axes before a sample: 1 if the module computes one time step on [B, ...], 2 if sequences [T, B, ...].
+
+    Raises:
+        RmpDeployError: a layer, an option of a layer or a function that the IR cannot carry, named by its path.
+    """
+    for path, layer in model.named_modules():
+        if layer._forward_hooks or layer._forward_pre_hooks:
+            todo = "Remove it first (torch.nn.utils.remove_weight_norm, handle.remove())"
+            raise refused(layer, path, "has a forward hook, whose effect is unknown", "no hooks", todo)
+    training = {module: module.training for module in model.modules()}
+    model.eval()
+    try:
+        walk = _Walk(type(model).__name__, dialect, Value(INPUT, leading, tuple(input_shape)))
+        value = walk.into(model, "", dialect, walk.input)
+    finally:
+        for module, was in training.items():
+            module.training = was
+    return Traced(tuple(walk.ops), value.name, value.rule, walk.T)
+
+
+class _Root(nn.Module):
+    """The module to trace as a child: so it may be a layer itself, and its optional arguments keep their defaults."""
+
+    def __init__(self, module: nn.Module) -> None:
+        super().__init__()
+        self.add_module(ROOT, module)
+
+    def forward(self, x: Any) -> Any:
+        return getattr(self, ROOT)(x)
+
+
+class _Proxy(fx.Proxy):
+    """``a += b`` stays what it is: fx would record ``a + b``, and miss that others see `a` change."""
+
+    def __iadd__(self, other: object) -> fx.Proxy:
+        return self.tracer.create_proxy("call_function", operator.iadd, (self, other), {})
+
+
+class _Tracer(fx.Tracer):
+    """A layer that somebody converts or refuses by name is one node; everything else is traced through."""
+
+    def __init__(self, known: set[type[nn.Module]]) -> None:
+        super().__init__()
+        self.known = known
+
+    def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
+        return type(m) in self.known or super().is_leaf_module(m, module_qualified_name)
+
+    def proxy(self, node: fx.Node) -> fx.Proxy:
+        return _Proxy(node, self)
+
+
+class _Walk:
+    """What was found so far, in the model and in its per-step containers."""
+
+    def __init__(self, kind: str, dialect: Dialect, x: Value) -> None:
+        self.kind, self.dialect, self.input = kind, dialect, x
+        self.ops: list[Op] = []
+        self.shapes: dict[str, Shape] = {x.name: x.shape}
+        self.T: int | None = None
+        self.paths: set[str] = set()  # of modules: no function's op takes such a name
+        self.names: set[str] = set()
+
+    def into(self, module: nn.Module, path: str, dialect: Dialect, x: Value) -> Value:
+        """Trace `module`, which stands at `path`, and walk its nodes from the value `x`."""
+        tracer = _Tracer({*self.dialect.converters, *dialect.converters, *dialect.per_step, *dialect.encoders})
+        root = _Root(module)
+        self.paths |= {_joined(path, name) for name, _ in module.named_modules()}
+        try:
+            graph = tracer.trace(root)
+        except Exception as e:  # of a stranger's forward
+            reason = (str(e).splitlines() or [type(e).__name__])[0].rstrip(".")
+            what = f"{self.kind}: cannot be traced ({reason})"
+            raise RmpDeployError(f"{what}. Use no data-dependent control flow.") from e
+        value = _Nodes(self, root, path, dialect, x, graph, tracer.node_name_to_scope).run(x)
+        if not isinstance(value, Value) or value.unsqueezed:
+            what = f"{self.kind}: returns {type(value).__name__}, allowed one value of the network"
+            raise RmpDeployError(f"{what}. Return that alone.")
+        return value
+
+    def emit(self, ops: list[Op], like: Value) -> Value:
+        """Append ops; the value of the last one, or `like` itself if there are none."""
+        if not ops:
+            return like
+        for op in ops:
+            self.shapes[op.name] = op.output_shape(*(self.shapes[i] for i in op.inputs if i in self.shapes))
+        self.ops += ops
+        view = all(isinstance(op, Flatten) for op in ops)  # in torch it may share its input's memory
+        return Value(ops[-1].name, like.leading, self.shapes[ops[-1].name], like.storage if view else len(self.ops))
+
+    def new_name(self, path: str, of_module: bool = False) -> str:
+        """`path`, or ``path-2`` where that is taken."""
+        name, n = path, 1
+        while name in self.names or (name in self.paths and not (of_module and name == path)):
+            n += 1
+            name = f"{path}-{n}"
+        self.names.add(name)
+        return name
+
+
+class _Nodes(fx.Interpreter):
+    """Runs the traced nodes of one module on `Value`s in place of tensors."""
+
+    def __init__(
+        self,
+        walk: _Walk,
+        root: _Root,
+        path: str,
+        dialect: Dialect,
+        x: Value,
+        graph: fx.Graph,
+        scopes: Mapping[str, tuple[str, Any]],
+    ) -> None:
+        super().__init__(root, graph=graph)
+        self.extra_traceback = False  # our errors are one line
+        self.walk, self.path, self.dialect, self.x, self.scopes = walk, path, dialect, x, scopes
+
+    def run_node(self, n: fx.Node) -> Any:
+        self.node = n
+        return super().run_node(n)
+
+    def call_module(self, target: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Value:
+        layer, path = self.fetch_attr(str(target)), self._path(str(target))
+        if "forward" in vars(layer):
+            raise refused(layer, path, "has a forward of its own", "that of its type", "Make it a type of its own")
+        if kwargs or not args or not all(isinstance(x, Value) and not x.unsqueezed for x in args):
+            raise refused(
+                layer, path, "called with named arguments or other than tensors", "tensors", "Pass them alone"
+            )
+        return self._layer(layer, path, args)
+
+    def _layer(self, layer: nn.Module, path: str, inputs: tuple[Value, ...]) -> Value:
+        dialect, kind, source = self.dialect, type(layer), inputs[0]
+        if any(x.rule is not None for x in inputs):
+            raise refused(layer, path, "a layer after the readout", "the readout last", "Remove it")
+        if kind in dialect.encoders:
+            if source != self.walk.input or self.walk.ops or self.walk.T is not None:
+                raise refused(layer, path, "not the first layer", "directly on the input", "Move it to the front")
+            return self._encode(dialect.encoders[kind](layer))
+        if kind in dialect.per_step:
+            inner = self.walk.into(dialect.per_step[kind](layer), path, dialect.step, replace(source, leading=1))
+            return replace(inner, leading=source.leading)
+        if kind in dialect.sized:
+            return self._layer(dialect.sized[kind](layer, path, source.shape), path, inputs)
+        if kind not in dialect.converters:
+            raise self._unknown(layer, path)
+        name = self.walk.new_name(path, of_module=True)
+        made = dialect.converters[kind](layer, name, tuple(x.name for x in inputs))
+        if name != path and any(isinstance(op, LIF | LI | Delay) for op in made):
+            raise refused(layer, path, "called twice", "once: it has one state", "Use one neuron layer per place")
+        return self.walk.emit(made, source)
+
+    def _encode(self, T: int) -> Value:
+        self.walk.T = T
+        return self.walk.input
+
+    def _unknown(self, layer: nn.Module, path: str) -> RmpDeployError:
+        known = ", ".join(sorted(kind.__name__ for kind in self.dialect.converters))
+        if type(layer) in self.walk.dialect.converters:
+            return refused(layer, path, "inside a container that applies it step by step", known, "Put it outside")
+        if type(layer) in self.walk.dialect.step_converters:
+            return refused(layer, path, "outside of a container that applies it step by step", known, "Put it in one")
+        return refused(layer, path, "no such op in the IR", known, "Replace the layer")
+
+    def call_function(self, target: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        return self._call(FUNCTIONS.get(target), args, kwargs)
+
+    def call_method(self, target: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        return self._call(METHODS.get(str(target)), args, kwargs)
+
+    def get_attr(self, target: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        return self._call(None, (), {})
+
+    def _call(self, handler: Handler | None, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        function = re.sub(r"_\d+$", "", self.node.name)
+        scope, owner = self.scopes[self.node.name]
+        path = self._path(scope)
+        call = Call(
+            function=function,
+            where=f"{owner.__name__} '{path}'" if path else owner.__name__,
+            new_name=lambda name: self.walk.new_name(_joined(path, name)),
+            emit=self.walk.emit,
+            apply=lambda layer, x: self._layer(layer, self.walk.new_name(_joined(path, function)), (x,)),
+            encode=self._encode,
+            read_later=self._read_later,
+        )
+        if handler is None:
+            raise call.refused("has no op in the IR", "layers, +, cat, flatten and readouts over time", "Use a layer")
+        try:
+            bound = inspect.signature(handler).bind(call, *args, **kwargs)
+        except TypeError as e:
+            raise call.refused(f"has other arguments ({e})", "its common ones", "Use a layer") from e
+        return handler(*bound.args, **bound.kwargs)
+
+    def _read_later(self, x: Value) -> bool:
+        """True if a later node, or whoever passed it in, reads the memory of `x`."""
+        done = self.user_to_last_uses.get(self.node, [])
+        waiting = [v for node, v in self.env.items() if node.users and node not in done]
+        return any(isinstance(v, Value) and v.storage == x.storage for v in (self.x, *waiting))
+
+    def _path(self, target: str) -> str:
+        """The path in the whole model of what stands at `target` in this root."""
+        return _joined(self.path, target.removeprefix(ROOT).removeprefix("."))
+
+
+def _joined(*parts: str) -> str:
+    return ".".join(part for part in parts if part)
