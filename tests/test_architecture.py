@@ -31,6 +31,8 @@ ONLY_IN: dict[str, set[str]] = {
     "torch": {"training", "converters"},
     "jinja2": {"report"},
     "rich": {"report", "cli"},
+    "nir": {"converters/nir"},
+    "h5py": {"converters/nir"},
 }
 
 
