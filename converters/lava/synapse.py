@@ -17,9 +17,14 @@ F64 = npt.NDArray[np.float64]
 GRADED_BITS = 32  # Loihi 2's widest payload; any number > 0 makes Lava's float models pass values on unchanged
 
 
-def conv_weight(op: Conv2d) -> F64:
+def flipped(weight: npt.NDArray[Any]) -> npt.NDArray[Any]:
     """(C_out, C_in/groups, KH, KW) -> (C_out, KW, KH, C_in/groups), flipped: Lava convolves, torch correlates."""
-    return op.weight.astype(np.float64).transpose(0, 3, 2, 1)[:, ::-1, ::-1]
+    return weight.transpose(0, 3, 2, 1)[:, ::-1, ::-1]
+
+
+def conv_weight(op: Conv2d) -> F64:
+    """The kernel in Lava's order."""
+    return flipped(op.weight.astype(np.float64))
 
 
 def dense_weight(op: Linear, shape: Shape) -> F64:

@@ -12,7 +12,23 @@ import numpy as np
 import numpy.typing as npt
 
 from rmp_deploy.errors import RmpDeployError, op_error
-from rmp_deploy.ir.ops import LI, LIF, Concat, CubaLIF, Delay, Flatten, Linear, MaxPool2d, Op, Shape
+from rmp_deploy.ir.integers import MAX_MESSAGE_BITS, limits
+from rmp_deploy.ir.ops import (
+    LI,
+    LIF,
+    Concat,
+    CubaLIF,
+    Delay,
+    Flatten,
+    Linear,
+    LoihiConv2d,
+    LoihiLIF,
+    LoihiLinear,
+    MaxPool2d,
+    Op,
+    Shape,
+    SpikingNeuron,
+)
 
 Encoding = Literal["direct", "time_series"]
 Rule = Literal["mean", "sum", "last"]
@@ -30,11 +46,14 @@ class Input:
 
     ``direct``: a real-valued sample [B, *shape] is repeated at every step (the first synapses do multiply-accumulates).
     ``time_series``: a value for every step is given, [B, T, *shape].
+    ``message_bits``: None for real values; what Loihi's ops read is stated: 0 for spikes (0 or 1), n for integers
+    (graded spikes) ``|x| < 2^n``.
     """
 
     name: str
     shape: Shape
     encoding: Encoding
+    message_bits: int | None = None
 
 
 @dataclass(frozen=True)
@@ -81,8 +100,12 @@ class SpikingGraph:
         check(rule in RULES, f"readout = {rule!r}", " or ".join(RULES), "Choose one")
         size = self.input.shape
         check(len(size) >= 1 and min(size) >= 1, f"input shape = {size}", "sizes >= 1", "Give one sample's shape")
-        check(len(self.of_type(LIF)) > 0, "LIF ops = 0", "at least 1", "A network without neurons does not spike")
+        bits = self.input.message_bits
+        todo = "State what the input's values are"
+        check(bits is None or 0 <= bits <= MAX_MESSAGE_BITS, f"message_bits = {bits}", f"0..{MAX_MESSAGE_BITS}", todo)
+        check(len(self.spiking) > 0, "LIF ops = 0", "at least 1", "A network without neurons does not spike")
         _ = self.shapes  # infers every shape, or says which op does not fit
+        _ = self.integers  # or says which op reads what it cannot
         for op in self.of_type(MaxPool2d):
             if not self.is_spikes(op.inputs[0]):
                 todo = "Put it behind neurons, or use AvgPool2d"
@@ -109,6 +132,16 @@ class SpikingGraph:
             op.output_shape(shapes[op.inputs[0]])
         return shapes
 
+    @cached_property
+    def spiking(self) -> tuple[SpikingNeuron, ...]:
+        """The neurons that spike, in order: those that a trace has spikes, v and u of."""
+        return tuple(op for op in self.ops if isinstance(op, SpikingNeuron))
+
+    @cached_property
+    def integers(self) -> dict[str, int]:
+        """Largest magnitude of every value that is an integer, by name (`rmp_deploy.ir.integers`)."""
+        return limits(self.ops, self.input.name, self.input.message_bits)
+
     def of_type(self, *kinds: type[AnyOp]) -> tuple[AnyOp, ...]:
         """The ops of these types, in order."""
         return tuple(op for op in self.ops if isinstance(op, kinds))
@@ -122,14 +155,14 @@ class SpikingGraph:
         return [op for op in self.ops if value in op.inputs]
 
     def is_spikes(self, value: str) -> bool:
-        """True where every element of `value` is 0 or 1 because neurons made it and nothing since has added them up."""
+        """True where every element of `value` is 0 or 1: made by neurons or a spiking input, and not added up since."""
         return value in self._spike_values
 
     @cached_property
     def _spike_values(self) -> frozenset[str]:
-        found: set[str] = set()
+        found = {self.input.name} if self.input.message_bits == 0 else set()
         while True:  # until nothing new: a Delay may read what is made after it
-            new = {op.name for op in self.ops if isinstance(op, LIF)}
+            new = {op.name for op in self.spiking}
             new |= {op.name for op in self.of_type(Flatten, MaxPool2d, Concat, Delay) if found.issuperset(op.inputs)}
             if new <= found:
                 return frozenset(found)
@@ -143,7 +176,7 @@ class SpikingGraph:
             if op is None:
                 continue
             yield op
-            if not isinstance(op, LIF):
+            if not isinstance(op, SpikingNeuron):
                 waiting += [i for i in op.inputs if i not in seen]
                 seen |= set(op.inputs)
 
@@ -160,6 +193,15 @@ class SpikingGraph:
             )
         if not np.isfinite(x).all():
             raise RmpDeployError(f"samples for graph '{self.name}': NaN or infinite, allowed finite. Clean them.")
+        bits = self.input.message_bits
+        if bits is not None:
+            low, high = (0, 1) if bits == 0 else (1 - 2**bits, 2**bits - 1)
+            wrong = (x < low) | (x > high) | (x != np.rint(x))
+            if wrong.any():
+                raise RmpDeployError(
+                    f"samples for graph '{self.name}': value = {x.flat[np.argmax(wrong)]:g}, "
+                    f"allowed integers {low}..{high} (message_bits = {bits}). Quantize the data first."
+                )
 
 
 def describe(op: Op) -> str:
@@ -167,6 +209,10 @@ def describe(op: Op) -> str:
     if isinstance(op, Linear):
         return f"{op.weight.shape[1]} -> {op.weight.shape[0]}{_bias(op)}"
     words: list[str] = []
+    if isinstance(op, LoihiLIF):
+        words += [f"{name} {_span(value)}" for name, value in op.per_neuron.items() if value.any()]
+    if isinstance(op, LoihiLinear | LoihiConv2d):
+        words.append(f"{op.sign_mode} {op.num_weight_bits}-bit weights, exponent {op.weight_exp}")
     if isinstance(op, CubaLIF):
         words.append(f"current_decay {_span(op.current_decay)}")
     if isinstance(op, LIF | LI):
@@ -189,7 +235,12 @@ def describe(op: Op) -> str:
 def to_text(graph: SpikingGraph) -> str:
     """The whole graph, readable: one line per op with its inputs, shape and parameters."""
     steps = f"T = {graph.T}" + ("" if graph.dt is None else f", dt = {graph.dt:g} s")
-    lines = [f"graph {graph.name}: {steps}", f"input {graph.input.name} {graph.input.shape}: {graph.input.encoding}"]
+    bits = graph.input.message_bits
+    kind = "" if bits is None else ", spikes" if bits == 0 else f", integers of {bits} bits"
+    lines = [
+        f"graph {graph.name}: {steps}",
+        f"input {graph.input.name} {graph.input.shape}: {graph.input.encoding}{kind}",
+    ]
     for op in graph.ops:
         parameters = describe(op)
         kind = f"{op.kind}({', '.join(op.inputs)})"

@@ -1,6 +1,7 @@
 """The NumPy reference: these functions *are* the definition of the ops; every other path is tested against them.
 
-Values are [B, *shape] arrays of float64. Time is the outer loop, as on the hardware.
+Values are [B, *shape] arrays of float64, or of int64 where Loihi's ops (`reference_loihi`) made them. Time is the outer
+loop, as on the hardware.
 """
 
 from __future__ import annotations
@@ -13,6 +14,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from rmp_deploy.ir import reference_loihi
+from rmp_deploy.ir.correlate import correlate, windows
 from rmp_deploy.ir.graph import Readout, Rule, SpikingGraph
 from rmp_deploy.ir.ops import (
     LI,
@@ -28,6 +31,9 @@ from rmp_deploy.ir.ops import (
     Delay,
     Flatten,
     Linear,
+    LoihiConv2d,
+    LoihiLIF,
+    LoihiLinear,
     MaxPool2d,
     Op,
     Shape,
@@ -36,6 +42,7 @@ from rmp_deploy.ir.ops import (
 from rmp_deploy.ir.trace import Record, Trace
 
 F64 = npt.NDArray[np.float64]
+Value = npt.NDArray[Any]  # float64; int64 where Loihi's ops made it
 
 
 def linear(op: Linear, x: F64) -> F64:
@@ -57,14 +64,7 @@ def conv2d(op: Conv2d, x: F64) -> F64:
 
 
 def _convolve(op: Conv1d | Conv2d, x: F64, weight: Array, stride: Shape, padding: Shape, dilation: Shape) -> F64:
-    c_out, c_group, kh, kw = weight.shape
-    dh, dw = dilation
-    span = (dh * (kh - 1) + 1, dw * (kw - 1) + 1)
-    windows = _windows(x, span, stride, padding)[..., ::dh, ::dw]  # [B, C, H_out, W_out, KH, KW]
-    h_out, w_out = windows.shape[2:4]
-    grouped = windows.reshape(len(x), op.groups, c_group, h_out, w_out, kh, kw)
-    by_group = weight.astype(np.float64).reshape(op.groups, c_out // op.groups, c_group, kh, kw)
-    y: F64 = np.einsum("bgchwij,gocij->bgohw", grouped, by_group, optimize=True).reshape(len(x), c_out, h_out, w_out)
+    y = correlate(x, weight, stride, padding, dilation, op.groups)
     return y if op.bias is None else y + op.bias.astype(np.float64)[:, None, None]
 
 
@@ -78,27 +78,20 @@ def batch_norm(op: BatchNorm, x: F64) -> F64:
 
 def avg_pool2d(op: AvgPool2d, x: F64) -> F64:
     """Mean of each window, padding counted."""
-    mean: F64 = _windows(x, op.kernel, op.stride, op.padding).mean(axis=(4, 5))
+    mean: F64 = windows(x, op.kernel, op.stride, op.padding).mean(axis=(4, 5))
     return mean
 
 
 def sum_pool2d(op: SumPool2d, x: F64) -> F64:
     """Sum of each window."""
-    total: F64 = _windows(x, op.kernel, op.stride, op.padding).sum(axis=(4, 5))
+    total: F64 = windows(x, op.kernel, op.stride, op.padding).sum(axis=(4, 5))
     return total
 
 
 def max_pool2d(op: MaxPool2d, x: F64) -> F64:
     """Largest of each window; of spikes, OR."""
-    largest: F64 = _windows(x, op.kernel, op.stride, op.padding).max(axis=(4, 5))
+    largest: F64 = windows(x, op.kernel, op.stride, op.padding).max(axis=(4, 5))
     return largest
-
-
-def _windows(x: F64, span: Shape, stride: Shape, padding: Shape) -> F64:
-    """Pad [B, C, H, W] with zeros and view the windows of `span` that start every `stride`: [B, C, H', W', *span]."""
-    padded = np.pad(x, ((0, 0), (0, 0), *((p, p) for p in padding)))
-    view: F64 = np.lib.stride_tricks.sliding_window_view(padded, span, axis=(2, 3))  # type: ignore[call-overload]
-    return view[:, :, :: stride[0], :: stride[1]]
 
 
 def flatten(op: Flatten, x: F64) -> F64:
@@ -120,9 +113,15 @@ def concat(op: Concat, *xs: F64) -> F64:
 class NeuronStep:
     """One step of a neuron op: its value, what a trace records of it, and its states after the step."""
 
-    value: F64
-    states: dict[str, F64]
-    u: F64 | None = None
+    value: Value
+    states: dict[str, Value]
+    u: Value | None = None
+
+
+def loihi_lif(op: LoihiLIF, x: Value, v: Value, i: Value) -> NeuronStep:
+    """One step of Loihi's neuron in integers; equations in `rmp_deploy.ir.ops.LoihiLIF`."""
+    spikes, v, i, u = reference_loihi.loihi_lif(op, x, v, i)
+    return NeuronStep(spikes, {"v": v, "i": i}, u)
 
 
 def lif(op: LIF, x: F64, v: F64) -> NeuronStep:
@@ -146,7 +145,7 @@ def li(op: LI, x: F64, v: F64) -> NeuronStep:
     return NeuronStep(after, {"v": after})
 
 
-STATELESS: dict[type[Op], Callable[..., F64]] = {
+STATELESS: dict[type[Op], Callable[..., Value]] = {
     Linear: linear,
     Conv1d: conv1d,
     Conv2d: conv2d,
@@ -157,18 +156,21 @@ STATELESS: dict[type[Op], Callable[..., F64]] = {
     Flatten: flatten,
     Add: add,
     Concat: concat,
+    LoihiLinear: reference_loihi.loihi_linear,
+    LoihiConv2d: reference_loihi.loihi_conv2d,
 }
 NEURONS: dict[type[Op], tuple[Callable[..., NeuronStep], tuple[str, ...]]] = {  # type -> step, states it takes
     LIF: (lif, ("v",)),
     CubaLIF: (cuba_lif, ("v", "i")),
     LI: (li, ("v",)),
+    LoihiLIF: (loihi_lif, ("v", "i")),
 }
 
 
-def read_out(readout: Readout, values: F64) -> F64:
+def read_out(readout: Readout, values: Value) -> F64:
     """Apply the readout rule to values [T, B, ...]: their mean, their sum or the last step; [B, K]."""
-    rules: dict[Rule, F64] = {"mean": values.mean(axis=0), "sum": values.sum(axis=0), "last": values[-1]}
-    return rules[readout.rule].reshape(values.shape[1], -1)
+    rules: dict[Rule, Value] = {"mean": values.mean(axis=0), "sum": values.sum(axis=0), "last": values[-1]}
+    return rules[readout.rule].astype(np.float64).reshape(values.shape[1], -1)
 
 
 def run(graph: SpikingGraph, x: npt.NDArray[Any], record: Sequence[Record] = ()) -> Trace:
@@ -185,9 +187,9 @@ def run(graph: SpikingGraph, x: npt.NDArray[Any], record: Sequence[Record] = ())
 
     states = {op.name: {key: zeros(op) for key in NEURONS[type(op)][1]} for op in graph.ops if type(op) in NEURONS}
     waiting = {op.name: deque([zeros(op)] * op.steps) for op in graph.of_type(Delay)}
-    spiking = graph.of_type(LIF)
+    spiking = graph.spiking
     kept: dict[Record, dict[str, list[npt.NDArray[Any]]]] = {r: {op.name: [] for op in spiking} for r in record}
-    read: list[F64] = []
+    read: list[Value] = []
     for t in range(graph.T):
         values = {graph.input.name: samples if graph.input.encoding == "direct" else samples[:, t]}
         for op in graph.ops:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass, fields
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import numpy as np
 import numpy.typing as npt
@@ -12,6 +12,7 @@ import numpy.typing as npt
 from rmp_deploy.errors import op_error
 
 Array = npt.NDArray[np.float32]
+IntArray = npt.NDArray[np.int32]
 Shape = tuple[int, ...]
 Pair = tuple[int, int]
 
@@ -36,18 +37,35 @@ class Op(ABC):
         self._check(low <= len(self.inputs) <= high, f"inputs = {len(self.inputs)}", wanted, "Correct its inputs")
         for field in fields(self):
             value = getattr(self, field.name)
-            if value is not None and str(field.type).startswith("Array"):
-                value = np.array(value, dtype=np.float32)  # a copy: the caller may go on with theirs
-                self._check(value.size > 0, f"{field.name}.shape = {value.shape}", "sizes >= 1", "Give it values")
-                bad = int(value.size - np.isfinite(value).sum())
-                self._check(
-                    bad == 0,
-                    f"{field.name} holds {bad} NaN or infinite value{'s' * (bad != 1)}",
-                    "finite numbers",
-                    "Look at the training run: the loss may have diverged",
-                )
+            convert = next((f for kind, f in CONVERT.items() if str(field.type).startswith(kind)), None)
+            if value is not None and convert is not None:
+                value = convert(self, field.name, value)
                 value.setflags(write=False)
                 object.__setattr__(self, field.name, value)
+
+    def _floats(self, name: str, given: npt.ArrayLike) -> Array:
+        value = np.array(given, dtype=np.float32)  # a copy: the caller may go on with theirs
+        self._check(value.size > 0, f"{name}.shape = {value.shape}", "sizes >= 1", "Give it values")
+        bad = int(value.size - np.isfinite(value).sum())
+        self._check(
+            bad == 0,
+            f"{name} holds {bad} NaN or infinite value{'s' * (bad != 1)}",
+            "finite numbers",
+            "Look at the training run: the loss may have diverged",
+        )
+        return value
+
+    def _integers(self, name: str, given: npt.ArrayLike) -> IntArray:
+        value = np.array(given)
+        self._check(value.size > 0, f"{name}.shape = {value.shape}", "sizes >= 1", "Give it values")
+        self._check(value.dtype.kind in "iu", f"{name}.dtype = {value.dtype}", "integers", "Round it on purpose")
+        limits = np.iinfo(np.int32)
+        self._check_span(name, value, limits.min, limits.max)
+        return value.astype(np.int32)
+
+    def _check_span(self, name: str, value: npt.NDArray[Any], low: int, high: int) -> None:
+        fits = int(value.min()) >= low and int(value.max()) <= high
+        self._check(fits, f"{name} = {value.min()}..{value.max()}", f"{low}..{high}", "Scale it to fit")
 
     @property
     def kind(self) -> str:
@@ -71,6 +89,9 @@ class Op(ABC):
         return all(same(getattr(self, f.name), getattr(other, f.name)) for f in fields(self))
 
     __hash__ = None  # type: ignore[assignment]
+
+
+CONVERT = {"Array": Op._floats, "IntArray": Op._integers}  # by the type that a field is declared with
 
 
 def same(a: object, b: object) -> bool:

@@ -6,10 +6,12 @@ first step.
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
+import numpy.typing as npt
 
 from rmp_deploy.ir.ops.base import Array, Op, Shape, same
 
@@ -17,23 +19,13 @@ Reset = Literal["hard", "soft"]
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
-class _Membrane(Op):
-    """A membrane with a leak: ``decay`` is its factor per step, 0..1."""
-
-    decay: Array
+class _Neuron(Op):
+    """Parameters that broadcast against the neurons; the value has the shape of the input current."""
 
     @property
-    def per_neuron(self) -> dict[str, Array]:
+    @abstractmethod
+    def per_neuron(self) -> dict[str, npt.NDArray[Any]]:
         """The parameters that broadcast against the neurons, by the name that a file gives them."""
-        return {"decay": self.decay}
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        for what, values in self.per_neuron.items():
-            if what.endswith("decay"):
-                span = f"{what} = {values.min():g}..{values.max():g}"
-                fits = bool((values >= 0).all() and (values <= 1).all())
-                self._check(fits, span, "0..1", "Give the factor per step, not tau")
 
     def output_shape(self, *shapes: Shape) -> Shape:
         (shape,) = shapes
@@ -49,7 +41,36 @@ class _Membrane(Op):
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
-class LIF(_Membrane):
+class SpikingNeuron(_Neuron):
+    """Neurons that spike: every element of the value is 0 or 1. A trace has their spikes, v and u."""
+
+    @property
+    @abstractmethod
+    def threshold(self) -> npt.NDArray[Any]:
+        """What a trace's u is compared with: ``s = u > threshold``."""
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class _Membrane(_Neuron):
+    """A membrane with a leak: ``decay`` is its factor per step, 0..1."""
+
+    decay: Array
+
+    @property
+    def per_neuron(self) -> dict[str, npt.NDArray[Any]]:
+        return {"decay": self.decay}
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        for what, values in self.per_neuron.items():
+            if what.endswith("decay"):
+                span = f"{what} = {values.min():g}..{values.max():g}"
+                fits = bool((values >= 0).all() and (values <= 1).all())
+                self._check(fits, span, "0..1", "Give the factor per step, not tau")
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class LIF(_Membrane, SpikingNeuron):
     """Leaky integrate-and-fire neurons, strict threshold; IF is ``decay = 1``.
 
     ``u[t] = decay * v[t-1] + x[t]``, ``s[t] = u[t] > v_threshold``; then hard reset
@@ -81,9 +102,13 @@ class LIF(_Membrane):
                 object.__setattr__(self, "v_subtract", None)  # one way to say one thing: equal neurons are equal
 
     @property
-    def per_neuron(self) -> dict[str, Array]:
+    def per_neuron(self) -> dict[str, npt.NDArray[Any]]:
         after = {"v_reset": self.v_reset} if self.reset == "hard" else {"v_subtract": self.subtracted}
         return {**super().per_neuron, "v_threshold": self.v_threshold, **after}
+
+    @property
+    def threshold(self) -> Array:
+        return self.v_threshold
 
     @property
     def subtracted(self) -> Array:
@@ -104,7 +129,7 @@ class CubaLIF(LIF):
     current_decay: Array
 
     @property
-    def per_neuron(self) -> dict[str, Array]:
+    def per_neuron(self) -> dict[str, npt.NDArray[Any]]:
         return {"current_decay": self.current_decay, **super().per_neuron}
 
 

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Any, ClassVar
+
+import numpy.typing as npt
 
 from rmp_deploy.errors import op_error
 from rmp_deploy.ir.ops.base import Array, Op, Pair, Shape, windows
@@ -22,24 +24,19 @@ class Linear(Op):
         _check_bias(self, self.weight.shape[0], self.bias)
 
     def output_shape(self, *shapes: Shape) -> Shape:
-        (shape,) = shapes
-        wanted = (self.weight.shape[1],)
-        self._check(shape == wanted, f"input shape = {shape}", f"{wanted}", "Put a Flatten before it or fix N_in")
-        return (self.weight.shape[0],)
+        return dense_shape(self, self.weight.shape, *shapes)
 
 
-@dataclass(frozen=True, eq=False, kw_only=True)
-class _Conv(Op):
-    """What convolutions of any number of axes share."""
+class ConvGeometry(Op):
+    """What convolutions of any number of axes and any kind of weight share; each declares these as its own fields."""
 
     axes: ClassVar[str]
 
-    weight: Array
-    bias: Array | None = None
+    weight: npt.NDArray[Any]
     stride: tuple[int, ...]
     padding: tuple[int, ...]
     dilation: tuple[int, ...]
-    groups: int = 1
+    groups: int
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -61,7 +58,6 @@ class _Conv(Op):
             f"a divisor of C_out = {self.weight.shape[0]}",
             "Correct it",
         )
-        _check_bias(self, self.weight.shape[0], self.bias)
 
     def output_shape(self, *shapes: Shape) -> Shape:
         (shape,) = shapes
@@ -76,6 +72,20 @@ class _Conv(Op):
         allowed = f"at least {reach} with its padding"
         self._check(min(size) >= 1, f"input map = {shape[1:]}", allowed, "Use a smaller kernel")
         return (self.weight.shape[0], *size)
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class _Conv(ConvGeometry):
+    weight: Array
+    bias: Array | None = None
+    stride: tuple[int, ...]
+    padding: tuple[int, ...]
+    dilation: tuple[int, ...]
+    groups: int = 1
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        _check_bias(self, self.weight.shape[0], self.bias)
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -104,6 +114,14 @@ class Conv2d(_Conv):
     stride: Pair = (1, 1)
     padding: Pair = (0, 0)
     dilation: Pair = (1, 1)
+
+
+def dense_shape(op: Op, weight: Shape, shape: Shape) -> Shape:
+    """Shape of what a `weight` (N_out, N_in) makes of an input of `shape`."""
+    if shape != (weight[1],):
+        todo = "Put a Flatten before it or fix N_in"
+        raise op_error(op.kind, op.name, f"input shape = {shape}", f"{(weight[1],)}", todo)
+    return (weight[0],)
 
 
 def _check_bias(op: Op, n: int, bias: Array | None) -> None:

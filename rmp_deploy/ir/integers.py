@@ -1,0 +1,104 @@
+"""Which values of a graph are integers, and how large they can become: what Loihi's arithmetic needs to know.
+
+A graph is real-valued, or integer, or both at one kind of seam: spikes. Loihi's ops read integers (spikes of any
+neuron, an input with `message_bits`, each other's values); real-valued ops read everything but Loihi's currents. So a
+real-valued first layer on the host, ending in its own neurons, may feed Loihi with spikes, and a real-valued readout
+may read Loihi's spikes.
+
+Every integer is smaller than 2^23 in magnitude, for any input that the graph allows: the width of Loihi's states, of
+Lava's Conv (lava/proc/conv/models.py:81, which would wrap) and of what float32 holds exactly.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import numpy as np
+
+from rmp_deploy.errors import op_error
+from rmp_deploy.ir.ops import (
+    Add,
+    Concat,
+    Delay,
+    Flatten,
+    LoihiConv2d,
+    LoihiLIF,
+    LoihiLinear,
+    MaxPool2d,
+    Op,
+    SpikingNeuron,
+    SumPool2d,
+)
+
+MAX_MESSAGE_BITS = 23
+MAX_INTEGER = 2**23 - 1
+SYNAPSES = (LoihiLinear, LoihiConv2d)
+
+
+def limits(ops: Sequence[Op], input_name: str, message_bits: int | None) -> dict[str, int]:
+    """Largest magnitude of every integer value by name; real values, and what loops without a neuron, are absent.
+
+    Spikes are integers too. `message_bits` is the input's: None for real values, 0 for spikes, n for ``|x| < 2^n``.
+
+    Raises:
+        RmpDeployError: an op of Loihi reads what is no integer, a real-valued op reads Loihi's currents, or an integer
+            could reach 2^23.
+    """
+    known: dict[str, int] = {} if message_bits is None else {input_name: max(1, 2**message_bits - 1)}
+    known |= {op.name: 1 for op in ops if isinstance(op, SpikingNeuron)}
+    waiting = [op for op in ops if type(op) in LARGEST]
+    while ready := [op for op in waiting if known.keys() >= set(op.inputs)]:  # a Delay may read what is made after it
+        for op in ready:
+            known[op.name] = LARGEST[type(op)](op, *(known[i] for i in op.inputs))
+        waiting = [op for op in waiting if op.name not in known]
+    currents = {op.name for op in ops if isinstance(op, SYNAPSES)}
+    while more := {
+        op.name for op in ops if currents & set(op.inputs) and type(op) in LARGEST and op.name not in currents
+    }:
+        currents |= more
+    for op in ops:
+        _check(op, known, currents)
+    return known
+
+
+def _check(op: Op, known: dict[str, int], currents: set[str]) -> None:
+    real = [i for i in op.inputs if i not in known]
+    if isinstance(op, (*SYNAPSES, LoihiLIF)):
+        if real:
+            todo = "State the input's message_bits, or put real-valued neurons between"
+            raise op_error(op.kind, op.name, f"input = '{real[0]}', real-valued", "integers", todo)
+        for name in (op.name, *op.inputs):
+            if known[name] > MAX_INTEGER:
+                todo = "Use smaller weights, a smaller weight_exp or fewer message_bits"
+                what = f"largest possible |{name}| = {known[name]}"
+                raise op_error(op.kind, op.name, what, f"{MAX_INTEGER} (24 bits and sign)", todo)
+    elif (read := currents & set(op.inputs)) and not (type(op) in LARGEST and op.name in known):
+        what, todo = f"input = '{min(read)}', a current of Loihi's synapses", "Put a LoihiLIF between"
+        raise op_error(op.kind, op.name, what, "real values or spikes (and no loop without neurons)", todo)
+
+
+def _same(_op: Op, *read: int) -> int:
+    return max(read)
+
+
+def _add(_op: Add, *read: int) -> int:
+    return sum(read)
+
+
+def _sum_pool(op: SumPool2d, read: int) -> int:
+    return op.kernel[0] * op.kernel[1] * read
+
+
+def _synapse(op: LoihiLinear | LoihiConv2d, read: int) -> int:
+    """The larger of the sum before and after its shift."""
+    by_output = np.abs(op.weight.astype(np.int64)).reshape(len(op.weight), -1).sum(axis=1)
+    return int(by_output.max()) * read << max(0, op.weight_exp)
+
+
+LARGEST: dict[type[Op], Callable[..., int]] = {
+    LoihiLinear: _synapse,
+    LoihiConv2d: _synapse,
+    Add: _add,
+    SumPool2d: _sum_pool,
+    **dict.fromkeys((Flatten, Concat, Delay, MaxPool2d), _same),
+}
