@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import tempfile
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 from rmp_deploy.errors import RmpDeployError
@@ -29,30 +30,73 @@ def write_atomically(path: str | Path, data: bytes | str) -> Path:
         RmpDeployError: the folder cannot be made or written (read-only, full disk); nothing is left behind.
     """
     path = Path(path)
-    raw = data.encode() if isinstance(data, str) else data
-    temporary: str | None = None
-    made = [folder for folder in path.parents if not _exists(folder)]
+    write_together({path: [data.encode() if isinstance(data, str) else data]})
+    return path
+
+
+def write_together(contents: Mapping[Path, Iterable[bytes]]) -> None:
+    """Write several files whole or none of them: all beside their places, then renamed in their order.
+
+    Raises:
+        RmpDeployError: as `write_atomically`; every file is then what it was before.
+    """
+    written: dict[Path, Path] = {}  # by the place where it belongs, under another name
+    before: dict[Path, Path | None] = {}  # what stood there, under another name
+    made = [folder for path in contents for folder in path.parents if not _exists(folder)]
+    path = next(iter(contents))
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-        with os.fdopen(handle, "wb") as file:
-            file.write(raw)
-            file.flush()
-            os.fsync(file.fileno())
-        # mkstemp makes 0600; a result is as readable as the user's umask says
-        umask = os.umask(0)
-        os.umask(umask)
-        Path(temporary).chmod(0o666 & ~umask)
-        Path(temporary).replace(path)
-    except (OSError, ValueError) as e:  # ValueError: a name that no file can have
-        if temporary is not None:
-            Path(temporary).unlink(missing_ok=True)
-        for folder in made:  # innermost first; one that was never made, or that somebody uses, stays as it is
-            with contextlib.suppress(OSError, ValueError):
-                folder.rmdir()
+        for path, pieces in contents.items():
+            path.parent.mkdir(parents=True, exist_ok=True)
+            written[path] = _beside(path)
+            with written[path].open("wb") as file:
+                for piece in pieces:
+                    file.write(piece)
+                file.flush()
+                os.fsync(file.fileno())
+        for path, temporary in written.items():
+            if len(written) > 1:
+                before[path] = _second_name(path) if path.exists() else None
+            temporary.replace(path)
+    except BaseException as e:
+        _undo(written, before, made)
+        if not isinstance(e, OSError | ValueError):  # ValueError: a name that no file can have
+            raise
         reason = getattr(e, "strerror", None) or e
         raise RmpDeployError(f"file '{path}': cannot be written ({reason}). Choose a folder with room.") from e
-    return path
+    for old in before.values():
+        if old is not None:
+            old.unlink()
+
+
+def _undo(written: Mapping[Path, Path], before: Mapping[Path, Path | None], made: Iterable[Path]) -> None:
+    for path, old in before.items():
+        if old is not None:
+            old.replace(path)
+        elif not written[path].exists():  # it was renamed into place
+            path.unlink(missing_ok=True)
+    for temporary in written.values():
+        temporary.unlink(missing_ok=True)
+    for folder in made:  # innermost first; one that was never made, or that somebody uses, stays as it is
+        with contextlib.suppress(OSError, ValueError):
+            folder.rmdir()
+
+
+def _beside(path: Path) -> Path:
+    """A new empty file in the folder of `path`, as readable as the user's umask says: mkstemp makes 0600."""
+    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    os.close(handle)
+    umask = os.umask(0)
+    os.umask(umask)
+    Path(name).chmod(0o666 & ~umask)
+    return Path(name)
+
+
+def _second_name(path: Path) -> Path:
+    """A second name of the file `path`."""
+    name = _beside(path)
+    name.unlink()
+    name.hardlink_to(path)
+    return name
 
 
 def _exists(folder: Path) -> bool:

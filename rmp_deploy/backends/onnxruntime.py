@@ -23,7 +23,7 @@ def run(graph: SpikingGraph, x: npt.NDArray[Any], record: Sequence[Record] = ())
         RmpDeployError: the samples do not fit the graph.
     """
     graph.check_samples(x)
-    found = _outputs(onnx_io.to_model(graph, record).SerializeToString(), x)
+    found = _outputs(onnx_io.to_bytes(graph, record), x)
     layers = {str(what): {op.name: found[f"trace/{what}/{op.name}"] for op in graph.of_type(LIF)} for what in record}
     if "spikes" in layers:
         layers["spikes"] = {name: s > 0 for name, s in layers["spikes"].items()}
@@ -31,11 +31,17 @@ def run(graph: SpikingGraph, x: npt.NDArray[Any], record: Sequence[Record] = ())
 
 
 def run_file(path: str | Path, x: npt.NDArray[Any]) -> dict[str, npt.NDArray[Any]]:
-    """Run the bytes of an .onnx file as any user of ONNX Runtime would: `output` and `spike_count/<neuron op>`."""
-    return _outputs(Path(path).read_bytes(), x)
+    """Run the bytes of an .onnx file as any user of ONNX Runtime would: `output` and `spike_count/<neuron op>`.
+
+    Raises:
+        RmpDeployError: `load` refuses the file, or the samples do not fit it.
+    """
+    onnx_io.load(path).check_samples(x)
+    return _outputs(str(path), x)
 
 
-def _outputs(model: bytes, x: npt.NDArray[Any]) -> dict[str, npt.NDArray[Any]]:
+def _outputs(model: bytes | str, x: npt.NDArray[Any]) -> dict[str, npt.NDArray[Any]]:
+    """Every output of a model, given as its bytes or its path."""
     options = ort.SessionOptions()
     options.log_severity_level = 3  # errors only
     session = ort.InferenceSession(model, options, providers=["CPUExecutionProvider"])

@@ -29,9 +29,9 @@ def add_file(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("file", metavar="FILE", help="a spiking network, .onnx")
 
 
-def add_data(parser: argparse.ArgumentParser, at_most: int | None = None) -> None:
+def add_data(parser: argparse.ArgumentParser, at_most: int | None = None, required: bool = True) -> None:
     """`--data` and `--samples`; without --samples all, or the first `at_most`."""
-    parser.add_argument("--data", required=True, metavar="D", help="a data set's name or an .npz with x and y")
+    parser.add_argument("--data", required=required, metavar="D", help="a data set's name or an .npz with x and y")
     meaning = "all" if at_most is None else f"{at_most}, or all if fewer"
     parser.add_argument("--samples", type=int, metavar="N", help=f"the first N of them (default: {meaning})")
     parser.set_defaults(at_most=at_most)

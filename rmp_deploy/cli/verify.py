@@ -28,12 +28,17 @@ LADDER = ("onnxruntime", "lava")  # after torch, where a run is given, and the N
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_file(parser)
-    add_data(parser, 50)
+    add_data(parser, 50, required=False)
+    parser.add_argument("--self", dest="alone", action="store_true", help="check the file by its own golden samples")
     parser.add_argument("--backend", action="append", choices=LADDER, help="one rung only; repeatable (default: all)")
     parser.add_argument("--run", dest="run_folder", metavar="RUN", help="the torch run it came from: adds torch's rung")
 
 
 def run(args: argparse.Namespace) -> int:
+    if args.alone:
+        return _self_check(args)
+    if args.data is None:
+        raise RmpDeployError("verify: neither --data nor --self. Give the samples, or check the file by its own.")
     graph = onnx_io.load(args.file)
     samples = load_data(args)
     section, traces = verify(graph, args.file, samples, args.run_folder, args.backend or LADDER)
@@ -47,6 +52,21 @@ def run(args: argparse.Namespace) -> int:
         ),
         args.json,
     )
+    return 0 if section["holds"] else 1
+
+
+def _self_check(args: argparse.Namespace) -> int:
+    """Checksum, and golden samples on ONNX Runtime and the reference: all that a copy of a file says of itself."""
+    options = {"--data": args.data, "--samples": args.samples, "--backend": args.backend, "--run": args.run_folder}
+    given = ", ".join(name for name, value in options.items() if value is not None)
+    if given:
+        raise RmpDeployError(f"verify --self: {given} given, allowed FILE alone. Leave out the one or the other.")
+    graph = onnx_io.load(args.file)
+    section = check_golden(graph, args.file)
+    if section is None:
+        todo = "Export it with some, or verify it with --data"
+        raise RmpDeployError(f"file '{args.file}': golden samples = 0, allowed >= 1. {todo}.")
+    show(document(network=report.network(graph, args.file), self_check=section), args.json)
     return 0 if section["holds"] else 1
 
 

@@ -123,6 +123,7 @@ def self_check(section: Section) -> str:
     bad = [name for name, layer in check["layers"].items() if layer["expected"] != layer["found"]]
     if not bad:
         result = "the spike counts are the expected ones"
+        result += "" if check["holds"] else ", but those of the reference or the readout are not"
     elif check["holds"]:
         result = f"float rounding at a threshold explains other spike counts in {', '.join(bad)}"
     else:
@@ -299,6 +300,8 @@ def render(document: Section, console: Console) -> None:
     document = printable(document)
     if parts := headline(document):
         console.print(Text(", ".join(parts), "bold"))
+    if check := self_check(document):
+        console.print(Text(check))
     writers = {"accuracy": accuracy, "parity": parity, "training": training, "energy": energy}
     for name, write in writers.items():
         if document.get(name):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import resource
 import subprocess
 import sys
@@ -13,6 +14,7 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 from rmp_deploy.cli import main
+from rmp_deploy.ir import onnx_io
 
 EXAMPLES = Path(__file__).parent.parent.parent / "examples"
 NET, DIGITS = str(EXAMPLES / "digits.onnx"), str(EXAMPLES / "digits.npz")
@@ -23,6 +25,8 @@ def folder(tmp_path):
     """A folder of files that are wrong in one way each."""
     whole = Path(NET).read_bytes()
     (tmp_path / "truncated.onnx").write_bytes(whole[: len(whole) // 3])
+    onnx_io.save(onnx_io.load(NET), tmp_path / "plain.onnx")
+    os.mkfifo(tmp_path / "pipe.onnx")
     info = helper.make_tensor_value_info("x", TensorProto.FLOAT, [1])
     relu = helper.make_graph([helper.make_node("Relu", ["x"], ["y"])], "g", [info], [info])
     onnx.save(helper.make_model(relu), tmp_path / "relu.onnx")
@@ -65,6 +69,12 @@ CASES = [
     (["simulate", "{}/missing.onnx", "--data", DIGITS], "cannot be read (No such file or directory)"),
     (["simulate", "{}", "--data", DIGITS], "cannot be read (Is a directory)"),
     (["verify", "{}/nan.onnx", "--data", DIGITS], "Linear 'fc2': weight holds 1 NaN or infinite value"),
+    (["verify", NET], "neither --data nor --self"),
+    (["verify", NET, "--self", "--data", DIGITS, "--samples", "3"], "--data, --samples given, allowed FILE alone"),
+    (["verify", NET, "--self", "--run", "run", "--backend", "lava"], "--backend, --run given"),
+    (["verify", "{}/plain.onnx", "--self"], "golden samples = 0, allowed >= 1"),
+    (["verify", "{}/truncated.onnx", "--self"], "truncated.onnx"),
+    (["simulate", "{}/pipe.onnx", "--data", DIGITS], "not a regular file"),
     (["simulate", NET, "--data", "{}/wrong_shape.npz"], "shape = (2, 3, 8, 8), allowed (N, 1, 8, 8)"),
     (["verify", NET, "--data", "{}/wrong_shape.npz"], "shape = (2, 3, 8, 8)"),
     (["energy", NET, "--data", "{}/wrong_shape.npz", "--profile", "cmos45"], "shape = (2, 3, 8, 8)"),

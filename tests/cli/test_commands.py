@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from pathlib import Path
 
@@ -228,12 +229,29 @@ def test_networks_that_lava_refuses_are_verified_and_priced_without_it(call, tmp
 def test_golden_counts_that_lie_fail_the_verification(call, tmp_path):
     """A file that claims one spike more than its network sends: every rung holds, the self-check does not."""
     model = onnx.load(NET)
-    record = next(p for p in model.metadata_props if p.key == "rmp_deploy.golden")
-    golden = json.loads(record.value)
+    properties = {p.key: p for p in model.metadata_props}
+    golden = json.loads(properties["rmp_deploy.golden"].value)
     golden["spike_count"]["lif2"][1] += 1
-    record.value = json.dumps(golden)
+    properties["rmp_deploy.golden"].value = json.dumps(golden)
+    properties["rmp_deploy.sha256"].value = "0" * 64  # and a checksum of the lie, as docs/file_format.md says
+    properties["rmp_deploy.sha256"].value = hashlib.sha256(model.SerializeToString()).hexdigest()
     onnx.save(model, tmp_path / "lie.onnx")
     args = ("verify", str(tmp_path / "lie.onnx"), "--data", DIGITS, "--samples", "3", "--backend", "onnxruntime")
     code, text = call(*args)
     assert code == 1
     assert "other spike counts in lif2" in text
+    code, text = call("verify", str(tmp_path / "lie.onnx"), "--self")
+    assert code == 1
+    assert "other spike counts in lif2" in text
+
+
+def test_a_file_checks_itself_without_data(call, tmp_path):
+    code, text = call("verify", NET, "--self")
+    assert code == 0
+    assert "4 golden samples: the spike counts are the expected ones" in " ".join(text.split())
+    code, found = call("verify", NET, "--self", "--json")
+    assert code == 0
+    assert "parity" not in found
+    counts = onnx_io.load_golden(NET).spike_count
+    assert {name: layer["found"] for name, layer in found["self_check"]["layers"].items()} == counts
+    assert found["self_check"]["samples"] == 4

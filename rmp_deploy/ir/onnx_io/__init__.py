@@ -7,7 +7,8 @@ Inputs: `input` float32 [B, *shape] (direct) or [B, T, *shape] (time_series). Ou
 readout, and `spike_count/<neuron op>` int64 [B], so that the golden samples in the file can check any copy of it.
 """
 
+from rmp_deploy.ir.onnx_io.model import to_bytes, to_model
 from rmp_deploy.ir.onnx_io.reader import load, load_golden
-from rmp_deploy.ir.onnx_io.writer import Golden, save, to_model
+from rmp_deploy.ir.onnx_io.writer import Golden, save
 
-__all__ = ["Golden", "load", "load_golden", "save", "to_model"]
+__all__ = ["Golden", "load", "load_golden", "save", "to_bytes", "to_model"]

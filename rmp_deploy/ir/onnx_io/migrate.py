@@ -1,18 +1,21 @@
 """Older files: rewrite a model of an older domain version into the next one, until it is of this version.
 
-Version 1 had one LIF function for both resets with the reset as a text attribute, no `v_subtract`, and the weights
-outside the step graph.
+Version 1 had one LIF function for both resets with the reset as a text attribute, no `v_subtract`, the weights
+outside the step graph, and a checksum of the parameters alone.
 """
 
 from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable
+from dataclasses import fields
 
+import numpy as np
 from onnx import ModelProto, helper
 
+from rmp_deploy.ir.graph import SpikingGraph
 from rmp_deploy.ir.onnx_io.functions import DOMAIN, DOMAIN_VERSION, FUNCTIONS, SUFFIX
-from rmp_deploy.ir.onnx_io.writer import step_of
+from rmp_deploy.ir.onnx_io.model import step_of
 
 # The functions of version 1, as SHA-256 of their bytes: no other body may pass for them.
 FUNCTIONS_OF_1 = {
@@ -67,3 +70,16 @@ def _from_1(model: ModelProto) -> None:
 
 
 MIGRATIONS: dict[int, Callable[[ModelProto], None]] = {1: _from_1}
+
+
+def checksum_of_1(graph: SpikingGraph) -> str:
+    """SHA-256 of every parameter that version 1 had."""
+    sha = hashlib.sha256()
+    for op in graph.ops:
+        for field in fields(op):
+            if field.metadata.get("since", 1) > 1:
+                continue
+            value = getattr(op, field.name)
+            content = value.tobytes() if isinstance(value, np.ndarray) else repr(value).encode()
+            sha.update(f"{op.name}/{field.name}:{len(content)}:".encode() + content)
+    return sha.hexdigest()

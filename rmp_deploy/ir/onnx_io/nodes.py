@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
+import numpy.typing as npt
 from onnx import NodeProto, helper, numpy_helper
 
 from rmp_deploy.ir.graph import SpikingGraph
@@ -13,7 +14,6 @@ from rmp_deploy.ir.ops import (
     LI,
     LIF,
     Add,
-    Array,
     AvgPool2d,
     BatchNorm,
     Concat,
@@ -29,7 +29,7 @@ from rmp_deploy.ir.ops import (
     SumPool2d,
 )
 
-Tensors = dict[str, Array]
+Tensors = Mapping[str, npt.NDArray[Any]]
 STATES: dict[type[Op], tuple[str, ...]] = {LIF: ("v",), CubaLIF: ("v", "i"), LI: ("v",), Delay: ("waiting",)}
 INITIALIZERS: dict[type[Op], tuple[str, ...]] = {  # in the order of the node's inputs
     Linear: ("weight", "bias"),

@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from onnx import GraphProto, NodeProto, helper, numpy_helper
+from onnx import GraphProto, NodeProto, helper
 
 from rmp_deploy.errors import RmpDeployError
+from rmp_deploy.ir.onnx_io.arrays import to_array
 from rmp_deploy.ir.onnx_io.functions import SUFFIX
 from rmp_deploy.ir.onnx_io.nodes import Tensors
 from rmp_deploy.ir.ops import (
@@ -26,21 +27,29 @@ from rmp_deploy.ir.ops import (
     MaxPool2d,
     Op,
     Reset,
+    Shape,
     SumPool2d,
 )
 
 Attributes = dict[str, Any]
+Delays = dict[str, tuple[str, int, Shape]]  # by the name of their state: what it reads, steps, shape
 BOOKKEEPING = ("DelayWrite", "SpikeCount", "Identity")  # nodes that are no op of the graph
 
 
-def from_node(node: NodeProto, body: GraphProto, tensors: Tensors) -> Op:
-    """The op that `node` of the step graph `body` computes; `tensors` are the file's initializers by name.
+def ops_of(body: GraphProto, tensors: Tensors) -> tuple[Op, ...]:
+    """The ops that the nodes of the step graph `body` compute; `tensors` are its initializers by name.
 
     Raises:
         RmpDeployError: this version writes no such node.
     """
+    delays = _delays(body)
+    return tuple(_from_node(node, delays, tensors) for node in body.node if node.op_type not in BOOKKEEPING)
+
+
+def _from_node(node: NodeProto, delays: Delays, tensors: Tensors) -> Op:
     if node.op_type == "DelayRead":
-        return _delay(node, body)
+        value, steps, shape = delays[node.input[0]]
+        return Delay(name=node.name, inputs=(value,), steps=steps, shape=shape)
     if node.op_type not in READERS:
         known = ", ".join((*READERS, "DelayRead"))
         raise RmpDeployError(f"node '{node.name}': op = {node.op_type}, allowed {known}. Export a net of these.")
@@ -109,17 +118,15 @@ NEURONS: dict[str, tuple[type[Op], Reset | None]] = {
 
 def _neuron(node: NodeProto, a: Attributes, _tensors: Tensors) -> Read:
     kind, reset = NEURONS[node.op_type]
-    arrays = {k: numpy_helper.to_array(v) for k, v in a.items()}
+    arrays = {k: to_array(v) for k, v in a.items()}
     return kind, 1, {**arrays, **({} if reset is None else {"reset": reset})}
 
 
-def _delay(node: NodeProto, body: GraphProto) -> Delay:
+def _delays(body: GraphProto) -> Delays:
     """What a Delay reads stands in its DelayWrite, its steps and shape in the state that both share."""
-    waiting = node.input[0]
-    (write,) = (n for n in body.node if n.op_type == "DelayWrite" and n.input[1] == waiting)
-    (state,) = (i for i in body.input if i.name == waiting)
-    _, steps, *shape = (d.dim_value for d in state.type.tensor_type.shape.dim)
-    return Delay(name=node.name, inputs=(write.input[0],), steps=steps, shape=tuple(shape))
+    sizes = {i.name: tuple(d.dim_value for d in i.type.tensor_type.shape.dim) for i in body.input}
+    writes = {node.input[1]: node.input[0] for node in body.node if node.op_type == "DelayWrite"}
+    return {waiting: (value, sizes[waiting][1], sizes[waiting][2:]) for waiting, value in writes.items()}
 
 
 READERS: dict[str, Callable[[NodeProto, Attributes, Tensors], Read]] = {

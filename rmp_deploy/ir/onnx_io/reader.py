@@ -1,162 +1,228 @@
-"""ONNX file -> SpikingGraph, refusing whatever this version would not have written."""
+"""ONNX file -> SpikingGraph, refusing whatever this version would not have written.
+
+What a file can make its reader allocate is bounded by the file's own size, and checked before it is allocated.
+"""
 
 from __future__ import annotations
 
 import base64
 import json
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO, NoReturn
 
 import numpy as np
 from google.protobuf.message import DecodeError  # type: ignore[import-untyped]
-from onnx import ModelProto, TensorProto, numpy_helper
+from onnx import ModelProto
 
 from rmp_deploy.errors import RmpDeployError
 from rmp_deploy.ir.graph import Input, Readout, SpikingGraph
+from rmp_deploy.ir.onnx_io import external, wire
+from rmp_deploy.ir.onnx_io.arrays import Weights, take_out
 from rmp_deploy.ir.onnx_io.functions import DOMAIN, DOMAIN_VERSION
-from rmp_deploy.ir.onnx_io.migrate import migrate
-from rmp_deploy.ir.onnx_io.ops_of_nodes import BOOKKEEPING, from_node
-from rmp_deploy.ir.onnx_io.writer import GOLDEN_KEY, GRAPH_KEY, Golden, digest, step_of, to_model
+from rmp_deploy.ir.onnx_io.migrate import checksum_of_1, migrate
+from rmp_deploy.ir.onnx_io.model import GRAPH_KEY, is_text, step_of, to_skeleton
+from rmp_deploy.ir.onnx_io.nodes import Tensors
+from rmp_deploy.ir.onnx_io.ops_of_nodes import ops_of
+from rmp_deploy.ir.onnx_io.writer import CHECKSUM_KEY, GOLDEN_KEY, Golden, contents, finish, to_text
 from rmp_deploy.ir.ops import LIF
 
 # What a malformed but decodable model makes protobuf, numpy and dict look-ups raise while it is being read.
 MALFORMED = (KeyError, IndexError, TypeError, ValueError, AttributeError, RecursionError, OverflowError)
+MAX_JSON = 2**18  # values in a property; a network of 100 neuron ops with 1000 golden samples has 100,000
 
 
 def load(path: str | Path) -> SpikingGraph:
     """Read the graph of an .onnx file that `save` wrote.
 
-    The graph is written again in memory and must give the file's own nodes, functions and outputs: a file that some
-    other tool changed is refused and not half understood.
+    The graph is written again in memory and must give the file's own bytes: a file that some other tool changed, or
+    that lost a bit, is refused and not half understood.
 
     Raises:
         RmpDeployError: missing, unreadable, truncated or non-spiking file, NaN weights, a newer domain version, or
             nodes that this version does not write. One line, naming the file.
     """
-    return _graph(_model(path), path)
+    with _in_one_line(path):
+        return _read(Path(path))[0]
 
 
 def load_golden(path: str | Path) -> Golden | None:
     """Read the golden samples of an .onnx file; None where it holds none.
 
     Raises:
-        RmpDeployError: the file is unreadable, or its golden samples or counts do not fit its graph.
+        RmpDeployError: as `load`, or its golden samples or counts do not fit its graph.
     """
-    model = _model(path)
-    text = _properties(model).get(GOLDEN_KEY)
-    if text is None:
-        return None
-    graph = _graph(model, path)
-    try:
-        record = json.loads(text)
-        x = np.frombuffer(base64.b64decode(record["x"]), "<f4").reshape(record["shape"]).astype(np.float32)
-        golden = Golden(x, {str(k): [int(n) for n in v] for k, v in record["spike_count"].items()})
-        graph.check_samples(x)
-    except (RmpDeployError, *MALFORMED) as e:
-        raise _refused(path, f"its golden samples are malformed ({_first_line(e)})", "Export it again") from e
-    neurons = {op.name for op in graph.of_type(LIF)}
-    if golden.spike_count.keys() != neurons or any(len(n) != len(x) for n in golden.spike_count.values()):
-        raise _refused(path, "its golden spike counts are not those of its neuron ops", "Export it again")
-    return golden
+    with _in_one_line(path):
+        graph, text = _read(Path(path))
+        if text is None:
+            return None
+        try:
+            record = _json(text)
+            x = np.frombuffer(base64.b64decode(record["x"], validate=True), "<f4").reshape(record["shape"])
+            golden = Golden(x, {str(k): [int(n) for n in v] for k, v in record["spike_count"].items()})
+            graph.check_samples(x)
+            if to_text(golden) != text:
+                raise ValueError("not as they are written")
+        except (RmpDeployError, *MALFORMED) as e:
+            raise RmpDeployError(f"its golden samples are malformed ({e}). Export it again.") from e
+        neurons = {op.name for op in graph.of_type(LIF)}
+        if golden.spike_count.keys() != neurons or any(len(n) != len(x) for n in golden.spike_count.values()):
+            raise RmpDeployError("its golden spike counts are not those of its neuron ops. Export it again.")
+        return golden
 
 
-def _model(path: str | Path) -> ModelProto:
+@contextmanager
+def _in_one_line(path: str | Path) -> Iterator[None]:
+    """Name the file in what is raised; text from the file is shortened, and nothing in it moves the terminal."""
+
+    def refuse(what: str, e: Exception) -> NoReturn:
+        words = " ".join(what.split())
+        shown = "".join(c if c.isprintable() else "\ufffd" for c in words[:400])
+        raise RmpDeployError(f"file '{path}': {shown}") from e
+
     try:
-        raw = Path(path).read_bytes()
+        yield
+    except RmpDeployError as e:
+        refuse(str(e), e)
     except OSError as e:
-        raise RmpDeployError(f"file '{path}': cannot be read ({e.strerror or e}). Check the path.") from e
-    model = ModelProto()
-    try:
-        model.ParseFromString(raw)
-    except DecodeError as e:
-        raise _refused(path, "not an ONNX model, or truncated", "Copy or export it again") from e
-    if not raw or not model.graph.node:
-        raise _refused(path, "holds no graph", "Copy or export it again")
-    return model
+        refuse(f"cannot be read ({e.strerror or e}). Check the path.", e)
+    except MALFORMED as e:
+        refuse(f"malformed ({type(e).__name__}: {str(e)[:200]}). Export it again.", e)
 
 
-def _graph(model: ModelProto, path: str | Path) -> SpikingGraph:
-    versions = {o.domain: o.version for o in model.opset_import}
-    header_text = _properties(model).get(GRAPH_KEY)
-    if DOMAIN not in versions or header_text is None:
-        raise _refused(path, f"an ONNX model without spiking ops (domain '{DOMAIN}')", "Export a spiking network")
-    version = versions[DOMAIN]
-    if not 1 <= version <= DOMAIN_VERSION:
-        known = f"allowed 1..{DOMAIN_VERSION}"
-        raise _refused(path, f"domain '{DOMAIN}' version = {version}, {known}", "Update rmp-deploy")
-    try:
-        header = _header(header_text)
-        migrate(model, version)
+def _read(path: Path) -> tuple[SpikingGraph, str | None]:
+    """The graph and the golden record of a file, once its bytes are what this version gives for them."""
+    with ExitStack() as files:
+        file = files.enter_context(_open(path))
+        size = _size(file)
+        if size == 0:
+            raise RmpDeployError("holds no graph. Copy or export it again.")
+        try:
+            rest, spans = wire.split(file, size)
+            model = ModelProto.FromString(rest)
+        except (DecodeError, ValueError) as e:
+            raise RmpDeployError(f"not an ONNX model, or truncated ({e}). Copy or export it again.") from e
+        version, properties = _version(model), {p.key: p.value for p in model.metadata_props}
+        header = _header(properties[GRAPH_KEY])
         body = step_of(model.graph.node)
-        if any(i.data_location == TensorProto.EXTERNAL for i in body.initializer):
-            raise RmpDeployError("weights outside the file. Save it as one file.")
-        tensors = {i.name: numpy_helper.to_array(i) for i in body.initializer}
+        location = external.location_of(body)
+        source = file
+        if location is not None:
+            source = files.enter_context(_open(external.path_of(path, location), location))
+            spans = external.spans_of(body.initializer, _size(source))
+        weights: Tensors = Weights(body, source, spans)
+        if version < DOMAIN_VERSION:
+            migrate(model, version)
+            weights = take_out(body)
         graph = SpikingGraph(
             name=model.graph.name,
             input=Input(header["input"]["name"], tuple(header["input"]["shape"]), header["input"]["encoding"]),
-            ops=tuple(from_node(node, body, tensors) for node in body.node if node.op_type not in BOOKKEEPING),
+            ops=ops_of(body, weights),
             readout=Readout(**header["readout"]),
             T=header["T"],
             dt=header["dt"],
             provenance=header["provenance"],
         )
-        again = to_model(graph)
-    except RmpDeployError as e:
-        raise RmpDeployError(f"file '{path}': {e}") from e
-    except MALFORMED as e:
-        raise _refused(path, f"malformed ({type(e).__name__}: {_first_line(e)})", "Export it again") from e
-    _same_model(model, again, path)
-    if header["sha256"] != digest(graph, version):
-        raise _refused(path, "parameters do not match their checksum", "Copy or export it again")
-    return graph
+        golden = properties.get(GOLDEN_KEY)
+        again, arrays = to_skeleton(graph)
+        if location is not None:
+            external.refer(step_of(again.graph.node), arrays, location)
+        _same_structure(model, again)
+        if version == 1:  # it had this much and no more
+            if header["sha256"] != checksum_of_1(graph):
+                raise RmpDeployError("its parameters do not match their checksum. Copy or export it again.")
+            return graph, golden
+        if finish(again, arrays, golden) != properties.get(CHECKSUM_KEY):
+            raise RmpDeployError("its content does not match its checksum. Copy or export it again.")
+        inside, outside = contents(again, arrays)
+        if not wire.equal(file, inside) or (location is not None and not wire.equal(source, outside)):
+            raise RmpDeployError("its bytes are not what its spiking graph gives. Copy or export it again.")
+        return graph, golden
+
+
+def _open(path: Path, beside: str | None = None) -> BinaryIO:
+    if beside is not None and not path.exists():
+        raise RmpDeployError(f"its weights are in '{beside}', which is not beside it. Copy both files.")
+    if path.exists() and not path.is_file() and not path.is_dir():  # a pipe or a device would never end
+        raise RmpDeployError("not a regular file. Check the path.")
+    return path.open("rb")
+
+
+def _size(file: BinaryIO) -> int:
+    size = file.seek(0, 2)
+    file.seek(0)
+    return size
+
+
+def _version(model: ModelProto) -> int:
+    """The domain's version, 1..DOMAIN_VERSION."""
+    versions = {o.domain: o.version for o in model.opset_import}
+    if DOMAIN not in versions or all(p.key != GRAPH_KEY for p in model.metadata_props):
+        what = f"an ONNX model without spiking ops (domain '{DOMAIN}')" if model.graph.node else "holds no graph"
+        raise RmpDeployError(f"{what}. Export a spiking network.")
+    version: int = versions[DOMAIN]
+    if not 1 <= version <= DOMAIN_VERSION:
+        known = f"allowed 1..{DOMAIN_VERSION}"
+        raise RmpDeployError(f"domain '{DOMAIN}' version = {version}, {known}. Update rmp-deploy.")
+    return version
+
+
+def _json(text: str) -> Any:
+    """Parse a property; what could take far more memory or time than its length is refused."""
+
+    def refuse(constant: str) -> NoReturn:
+        raise ValueError(f"{constant[:20]} is no number")
+
+    def integer(digits: str) -> int:
+        return int(digits) if len(digits) < 20 else refuse(digits)
+
+    if sum(text.count(c) for c in "[{,") > MAX_JSON:
+        raise ValueError(f"more than {MAX_JSON:,} values in a property")
+    return json.loads(text, parse_int=integer, parse_constant=refuse)
 
 
 def _header(text: str) -> dict[str, Any]:
     """The record that the nodes do not tell, each entry of the type that `save` writes."""
-    header: dict[str, Any] = json.loads(text)
+    header: dict[str, Any] = _json(text)
     types = {
         "T": (int,),
         "dt": (float, type(None)),
         "input": (dict,),
         "readout": (dict,),
         "provenance": (dict,),
-        "sha256": (str,),
     }
     for key, allowed in types.items():
         if type(header[key]) not in allowed:
-            raise TypeError(f"{key} = {header[key]!r}")
+            raise TypeError(f"{key} = {header[key]!r:.40}")
     texts = [*header["provenance"].values(), *header["readout"].values(), header["input"]["name"]]
     sizes = header["input"]["shape"]
-    if not all(type(t) is str for t in texts) or not all(type(n) is int for n in sizes):
+    if not all(is_text(t) for t in texts) or not all(type(n) is int for n in sizes):
         raise TypeError("a text or a size is of another type")
     return header
 
 
-def _same_model(model: ModelProto, again: ModelProto, path: str | Path) -> None:
-    """Refuse a file whose nodes, functions, inputs or outputs are not those that its own graph gives."""
-    pairs = [
-        ("node", model.graph.node, again.graph.node),
-        ("function", model.functions, again.functions),
-        ("input", model.graph.input, again.graph.input),
-        ("output", model.graph.output, again.graph.output),
-        ("opset", model.opset_import, again.opset_import),
-        ("constant", model.graph.initializer, again.graph.initializer),
-    ]
-    for what, found, wanted in pairs:
-        for i in range(max(len(found), len(wanted))):
-            a, b = (list(s)[i].SerializeToString(deterministic=True) if i < len(s) else b"" for s in (found, wanted))
-            if a != b:
-                name = getattr((list(found) + list(wanted))[min(i, len(found))], "name", "") or i
-                raise _refused(path, f"{what} '{name}' is not what its spiking graph gives", "Export it again")
+def _same_structure(model: ModelProto, again: ModelProto) -> None:
+    """Refuse a file whose nodes, functions, inputs or outputs are not those that its own graph gives, by name."""
+    found, wanted = ((m, m.graph, step_of(m.graph.node)) for m in (model, again))
+    fields = {
+        "node": ((2, "node"), (1, "node")),
+        "weight": ((2, "initializer"),),
+        "constant": ((1, "initializer"),),
+        "function": ((0, "functions"),),
+        "input": ((2, "input"), (1, "input")),
+        "output": ((2, "output"), (1, "output")),
+        "opset": ((0, "opset_import"),),
+    }
+    for what, places in fields.items():
+        for level, field in places:
+            a, b = (list(getattr(levels[level], field)) for levels in (found, wanted))
+            for i in range(max(len(a), len(b))):
+                if i >= len(a) or i >= len(b) or _bytes(a[i]) != _bytes(b[i]):
+                    name = getattr((a if i < len(a) else b)[i], "name", "") or i
+                    raise RmpDeployError(f"{what} '{name}' is not what its spiking graph gives. Export it again.")
 
 
-def _properties(model: ModelProto) -> dict[str, str]:
-    return {p.key: p.value for p in model.metadata_props}
-
-
-def _refused(path: str | Path, what: str, todo: str) -> RmpDeployError:
-    return RmpDeployError(f"file '{path}': {what}. {todo}.")
-
-
-def _first_line(e: Exception) -> str:
-    return (str(e).splitlines() or [""])[0][:120]
+def _bytes(message: Any) -> bytes:
+    content: bytes = message.SerializeToString(deterministic=True)
+    return content

@@ -1,30 +1,30 @@
-"""SpikingGraph -> ONNX model: one `Scan` over time around the step graph."""
+"""SpikingGraph -> file: golden samples, checksum, and the bytes, whole or not at all."""
 
 from __future__ import annotations
 
 import base64
 import hashlib
+import io
 import json
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import onnx
-from onnx import GraphProto, ModelProto, NodeProto, TensorProto, ValueInfoProto, helper, numpy_helper
+from onnx import ModelProto, helper
 
-from rmp_deploy.files import write_atomically
+from rmp_deploy.errors import RmpDeployError
+from rmp_deploy.files import write_together
 from rmp_deploy.ir import reference
-from rmp_deploy.ir.graph import Readout, SpikingGraph
-from rmp_deploy.ir.onnx_io.functions import DOMAIN, DOMAIN_VERSION, FUNCTIONS, IR_VERSION, ONNX_OPSET
-from rmp_deploy.ir.onnx_io.nodes import STATES, state_shape, tensors, to_node
-from rmp_deploy.ir.ops import LIF, Delay, Op, Shape, SumPool2d
-from rmp_deploy.ir.trace import Record
+from rmp_deploy.ir.graph import SpikingGraph
+from rmp_deploy.ir.onnx_io import external, wire
+from rmp_deploy.ir.onnx_io.model import step_of, to_skeleton
+from rmp_deploy.ir.onnx_io.nodes import Tensors
+from rmp_deploy.ir.onnx_io.wire import Chunk
 
-GRAPH_KEY, GOLDEN_KEY = "rmp_deploy.graph", "rmp_deploy.golden"
-FLOAT, INT64 = TensorProto.FLOAT, TensorProto.INT64
+GOLDEN_KEY, CHECKSUM_KEY = "rmp_deploy.golden", "rmp_deploy.sha256"
 
 
 @dataclass(frozen=True)
@@ -35,174 +35,90 @@ class Golden:
     spike_count: dict[str, list[int]]
 
 
-def to_model(graph: SpikingGraph, record: Sequence[Record] = ()) -> ModelProto:
-    """Build the ONNX model; `record` adds outputs `trace/<what>/<neuron op>` [B, T, *shape], never saved."""
-    shapes, spiking = graph.shapes, graph.of_type(LIF)
-    states = [(op, key) for op in graph.ops for key in STATES.get(type(op), ())]
-    suffix = {"spikes": "", "v": "/v", "u": "/u"}
-    traced = [(f"trace/{what}/{op.name}", op.name + suffix[what], shapes[op.name]) for what in record for op in spiking]
-    scanned = [("time/readout", graph.readout.value, shapes[graph.readout.value]), *traced]
-    constants: dict[str, npt.NDArray[Any]] = {}
-    nodes = [helper.make_node("Shape", ["input"], ["time/batch"], start=0, end=1)]
-    if graph.input.encoding == "direct":
-        constants["time/T"] = np.array([graph.T], np.int64)
-        nodes += [
-            helper.make_node("Shape", ["input"], ["time/sample_shape"]),
-            helper.make_node("Concat", ["time/T", "time/sample_shape"], ["time/series_shape"], axis=0),
-            helper.make_node("Expand", ["input", "time/series_shape"], ["time/series"]),
-        ]
-        input_dims: tuple[int | str, ...] = ("B", *graph.input.shape)
-    else:
-        nodes += [helper.make_node("Transpose", ["input"], ["time/series"], perm=_swapped(len(graph.input.shape)))]
-        input_dims = ("B", graph.T, *graph.input.shape)
-    for op, key in states:
-        name = f"{op.name}/{key}"
-        constants[f"{name}_shape"] = np.array(state_shape(graph, op), np.int64)
-        nodes += [
-            helper.make_node("Concat", ["time/batch", f"{name}_shape"], [f"{name}_batch_shape"], axis=0),
-            helper.make_node("ConstantOfShape", [f"{name}_batch_shape"], [f"{name}_start"]),
-        ]
-    zero = numpy_helper.from_array(np.zeros(1, np.int64), "time/zero")
-    nodes += [
-        helper.make_node("ConstantOfShape", ["time/batch"], ["time/n_start"], value=zero),
-        helper.make_node(
-            "Scan",
-            [f"{op.name}/{key}_start" for op, key in states] + ["time/n_start"] * len(spiking) + ["time/series"],
-            [f"{op.name}/{key}_last" for op, key in states]
-            + [f"spike_count/{op.name}" for op in spiking]
-            + [f"{name}.steps" for name, _, _ in scanned],
-            name="time",
-            num_scan_inputs=1,
-            body=_step(graph, states, scanned),
-        ),
-        *_readout_nodes(graph.readout, constants),
-    ]
-    nodes += [
-        helper.make_node("Transpose", [f"{name}.steps"], [name], perm=_swapped(len(shape))) for name, _, shape in traced
-    ]
-
-    outputs = [_info("output", FLOAT, "B", int(np.prod(shapes[graph.readout.value])))]
-    outputs += [_info(f"spike_count/{op.name}", INT64, "B") for op in spiking]
-    outputs += [_info(name, FLOAT, "B", graph.T, *shape) for name, _, shape in traced]
-    initializers = [numpy_helper.from_array(array, name) for name, array in constants.items()]
-    used = {node.op_type for node in step_of(nodes).node if node.domain == DOMAIN}
-    model = helper.make_model(
-        helper.make_graph(nodes, graph.name, [_info("input", FLOAT, *input_dims)], outputs, initializers),
-        functions=[make() for name, make in FUNCTIONS.items() if name in used],
-        opset_imports=[helper.make_opsetid("", ONNX_OPSET), helper.make_opsetid(DOMAIN, DOMAIN_VERSION)],
-        ir_version=IR_VERSION,
-        producer_name="rmp-deploy",
-    )
-    helper.set_model_props(model, {GRAPH_KEY: json.dumps(_header(graph), sort_keys=True)})
-    return model
-
-
-def step_of(nodes: Iterable[NodeProto]) -> GraphProto:
-    """The step graph: the body of the one `Scan` among a model's nodes.
-
-    Raises:
-        ValueError: there is not exactly one, or it has no body.
-    """
-    (scan,) = (node for node in nodes if node.op_type == "Scan")
-    body: GraphProto
-    (body,) = (a.g for a in scan.attribute if a.name == "body")
-    return body
-
-
-def _step(graph: SpikingGraph, states: list[tuple[Op, str]], scanned: list[tuple[str, str, Shape]]) -> GraphProto:
-    """The body of the Scan: one time step; `scanned` values leave it at every step."""
-    spiking = graph.of_type(LIF)
-    nodes = [to_node(graph, op) for op in graph.ops]
-    nodes += [
-        helper.make_node("DelayWrite", [op.inputs[0], f"{op.name}/waiting_prev"], [f"{op.name}/waiting"], domain=DOMAIN)
-        for op in graph.of_type(Delay)
-    ]
-    nodes += [
-        helper.make_node("SpikeCount", [op.name, f"{op.name}/n_prev"], [f"{op.name}/n"], domain=DOMAIN)
-        for op in spiking
-    ]
-    nodes += [helper.make_node("Identity", [value], [f"{name}.step"]) for name, value, _ in scanned]
-
-    def all_states(suffix: str) -> list[ValueInfoProto]:
-        kept = [_info(f"{op.name}/{key}{suffix}", FLOAT, "B", *state_shape(graph, op)) for op, key in states]
-        return kept + [_info(f"{op.name}/n{suffix}", INT64, "B") for op in spiking]
-
-    constants = {f"{op.name}/{key}": array for op in graph.ops for key, array in tensors(op).items()}
-    constants |= {
-        f"{pool.name}/ones": np.ones((graph.shapes[pool.name][0], 1, *pool.kernel), np.float32)
-        for pool in graph.of_type(SumPool2d)
-    }
-    return helper.make_graph(
-        nodes,
-        "step",
-        [*all_states("_prev"), _info(graph.input.name, FLOAT, "B", *graph.input.shape)],
-        [*all_states(""), *(_info(f"{name}.step", FLOAT, "B", *shape) for name, _, shape in scanned)],
-        # here and not outside: ONNX Runtime rearranges a convolution's weights only in the graph that holds them
-        [numpy_helper.from_array(array, name) for name, array in constants.items()],
-    )
-
-
-def _info(name: str, kind: int, *dims: int | str) -> ValueInfoProto:
-    return helper.make_tensor_value_info(name, kind, list(dims))
-
-
-def _swapped(rank: int) -> list[int]:
-    """The permutation that swaps time and batch of a value with `rank` axes besides."""
-    return [1, 0, *range(2, rank + 2)]
-
-
-def _readout_nodes(readout: Readout, constants: dict[str, npt.NDArray[Any]]) -> list[NodeProto]:
-    constants["time/first_axis"] = np.array([0], np.int64)
-    if readout.rule == "last":
-        constants["time/last_step"] = np.array(-1, np.int64)
-        rule = helper.make_node("Gather", ["time/readout.steps", "time/last_step"], ["time/read"], axis=0)
-        del constants["time/first_axis"]
-    else:
-        kind = "ReduceMean" if readout.rule == "mean" else "ReduceSum"
-        rule = helper.make_node(kind, ["time/readout.steps", "time/first_axis"], ["time/read"], keepdims=0)
-    return [rule, helper.make_node("Flatten", ["time/read"], ["output"], axis=1)]
-
-
-def _header(graph: SpikingGraph) -> dict[str, Any]:
-    """What the nodes do not say."""
-    return {
-        "T": graph.T,
-        "dt": None if graph.dt is None else float(graph.dt),
-        "input": {"name": graph.input.name, "shape": graph.input.shape, "encoding": graph.input.encoding},
-        "readout": {"value": graph.readout.value, "rule": graph.readout.rule},
-        "provenance": graph.provenance,
-        "sha256": digest(graph),
-    }
-
-
-def digest(graph: SpikingGraph, version: int = DOMAIN_VERSION) -> str:
-    """Checksum of every parameter that files of `version` have: a flipped bit would otherwise be another network."""
-    sha = hashlib.sha256()
-    for op in graph.ops:
-        for field in fields(op):
-            if field.metadata.get("since", 1) > version:
-                continue
-            value = getattr(op, field.name)
-            content = value.tobytes() if isinstance(value, np.ndarray) else repr(value).encode()
-            sha.update(f"{op.name}/{field.name}:{len(content)}:".encode() + content)
-    return sha.hexdigest()
-
-
 def save(graph: SpikingGraph, path: str | Path, golden: npt.NDArray[Any] | None = None) -> Path:
     """Write `graph` to an .onnx file, whole or not at all; the same graph gives the same bytes.
 
     `golden` samples [N, *shape] go into the file together with the spike counts that the NumPy reference finds for
-    them, so that any copy of the file can be checked by `rmp-deploy verify` or by hand.
+    them, so that any copy of the file can be checked by `rmp-deploy verify --self` or by hand. Weights of more than
+    2 GiB go into a second file beside it, `<path>.data`. No weight is held twice in memory.
 
     Raises:
-        RmpDeployError: the folder cannot be written, or the golden samples do not fit the graph.
+        RmpDeployError: the folder cannot be written, the golden samples do not fit the graph, its name or provenance
+            is no text, or what it holds besides its weights is too large.
     """
-    model = to_model(graph)
+    path = Path(path)
+    record = None if golden is None else golden_text(graph, golden)
+    model, weights = to_skeleton(graph)
+    onnx.checker.check_model(_checkable(model), full_check=True)
+    if external.is_outside(weights):
+        external.refer(step_of(model.graph.node), weights, f"{path.name}.data")
+    finish(model, weights, record)
+    _check_readable(graph, model)
+    inside, outside = contents(model, weights)
+    beside = {path.with_name(f"{path.name}.data"): wire.pieces(outside)} if outside else {}
+    write_together({**beside, path: wire.pieces(inside)})  # the model last: it is what people open
+    return path
+
+
+def golden_text(graph: SpikingGraph, samples: npt.NDArray[Any]) -> str:
+    """The golden record as the file keeps it, with the reference's spike counts.
+
+    Raises:
+        RmpDeployError: the samples do not fit the graph.
+    """
+    graph.check_samples(samples)
+    x = samples.astype("<f4")
+    counts: dict[str, list[int]] = {}
+    for sample in x:  # one by one: memory does not follow their number
+        for name, spikes in reference.run(graph, sample[None], record=("spikes",)).spikes.items():
+            counts.setdefault(name, []).append(int(spikes.sum()))
+    return to_text(Golden(x, counts))
+
+
+def to_text(golden: Golden) -> str:
+    encoded = base64.b64encode(golden.x.astype("<f4").tobytes()).decode()
+    return json.dumps({"shape": golden.x.shape, "spike_count": golden.spike_count, "x": encoded}, sort_keys=True)
+
+
+def finish(model: ModelProto, weights: Tensors, golden: str | None) -> str:
+    """Add to the skeleton `model` the golden record and the checksum, and return this.
+
+    It is the SHA-256 of the model's bytes, with 64 zeros in the checksum's own place, and of the file beside it.
+    """
     if golden is not None:
-        x = golden.astype("<f4")
-        spikes = reference.run(graph, x, record=("spikes",)).spikes
-        counts = {name: s.reshape(len(x), -1).sum(axis=1).tolist() for name, s in spikes.items()}
-        record = {"shape": x.shape, "x": base64.b64encode(x.tobytes()).decode(), "spike_count": counts}
-        model.metadata_props.add(key=GOLDEN_KEY, value=json.dumps(record, sort_keys=True))
-    onnx.checker.check_model(model, full_check=True)
-    return write_atomically(path, model.SerializeToString(deterministic=True))
+        model.metadata_props.add(key=GOLDEN_KEY, value=golden)
+    checksum = model.metadata_props.add(key=CHECKSUM_KEY, value="0" * 64)
+    inside, outside = contents(model, weights)
+    sha = hashlib.sha256()
+    for piece in wire.pieces([*inside, *outside]):
+        sha.update(piece)
+    found = sha.hexdigest()
+    checksum.value = found
+    return found
+
+
+def contents(model: ModelProto, weights: Tensors) -> tuple[list[Chunk], list[Chunk]]:
+    """The bytes of the .onnx file and of the file beside it, which is empty where there is none."""
+    if external.location_of(step_of(model.graph.node)) is None:
+        return wire.join(model, iter(weights.values())), []
+    return [model.SerializeToString(deterministic=True)], external.contents(weights)
+
+
+def _checkable(model: ModelProto) -> ModelProto:
+    """`model` with its weights as inputs of their type and shape: the same to the checker, which would copy them."""
+    checkable = ModelProto()
+    checkable.CopyFrom(model)
+    tensors = step_of(checkable.graph.node).initializer
+    for tensor in tensors:
+        checkable.graph.input.append(helper.make_tensor_value_info(tensor.name, tensor.data_type, tensor.dims))
+    del tensors[:]
+    return checkable
+
+
+def _check_readable(graph: SpikingGraph, model: ModelProto) -> None:
+    """Refuse to write what `load` would refuse to read."""
+    rest = model.SerializeToString(deterministic=True)
+    try:
+        wire.split(io.BytesIO(rest), len(rest))
+    except ValueError as e:
+        raise RmpDeployError(f"SpikingGraph '{graph.name}': its file would have {e}. Give fewer golden samples.") from e
