@@ -1,47 +1,13 @@
-"""Networks of ordinary torch layers and our neurons. Between neurons every tensor is [T, B, ...]."""
+"""The small convolutional network that the presets train."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 
-from torch import Tensor, nn
+from torch import nn
 
+from rmp_deploy.training.models.layers import DirectEncoding, MeanOverTime, TimeDistributed
 from rmp_deploy.training.neurons import LIF
-
-
-class DirectEncoding(nn.Module):
-    """Repeat a real-valued sample at every step: [B, ...] -> [T, B, ...]; the first synapses do the encoding."""
-
-    def __init__(self, T: int) -> None:
-        super().__init__()
-        if type(T) is not int or T < 1:
-            raise ValueError(f"DirectEncoding: T = {T!r}, allowed whole numbers >= 1.")
-        self.T = T
-
-    def forward(self, x: Tensor) -> Tensor:
-        return x.unsqueeze(0).expand(self.T, *x.shape)
-
-
-class TimeDistributed(nn.Module):
-    """Apply a layer without memory to every step: [T, B, ...] -> [T*B, ...] -> layer -> [T, B, ...].
-
-    A BatchNorm inside sees T*B samples: its statistics are over time and batch.
-    """
-
-    def __init__(self, layer: nn.Module) -> None:
-        super().__init__()
-        self.layer = layer
-
-    def forward(self, x: Tensor) -> Tensor:
-        y: Tensor = self.layer(x.flatten(0, 1))
-        return y.reshape(x.shape[0], x.shape[1], *y.shape[1:])
-
-
-class MeanOverTime(nn.Module):
-    """The readout: [T, B, K] -> [B, K], the mean of the last synapse's currents."""
-
-    def forward(self, x: Tensor) -> Tensor:
-        return x.mean(dim=0)
 
 
 class ConvNet(nn.Sequential):

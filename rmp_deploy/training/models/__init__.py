@@ -1,0 +1,21 @@
+"""Networks of ordinary torch layers and our neurons. Between neurons every tensor is [T, B, ...]."""
+
+from rmp_deploy.training.models.convnet import ConvNet
+from rmp_deploy.training.models.layers import DirectEncoding, MeanOverTime, TimeDistributed
+from rmp_deploy.training.models.resnet import BasicBlock, ResNet, resnet18, resnet19, resnet20, resnet34
+from rmp_deploy.training.models.vgg import VGG, vgg16
+
+__all__ = [
+    "VGG",
+    "BasicBlock",
+    "ConvNet",
+    "DirectEncoding",
+    "MeanOverTime",
+    "ResNet",
+    "TimeDistributed",
+    "resnet18",
+    "resnet19",
+    "resnet20",
+    "resnet34",
+    "vgg16",
+]

@@ -1,0 +1,69 @@
+"""The networks have the sizes that RMP-Loss is evaluated with, and compute what their docstrings say."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from rmp_deploy.training.models import BasicBlock, ConvNet, resnet18, resnet19, resnet20, resnet34, vgg16
+from rmp_deploy.training.models.resnet import conv_shortcut
+from rmp_deploy.training.neurons import LIF, neurons
+
+
+@pytest.mark.parametrize(
+    ("build", "parameters", "neuron_layers"),
+    [
+        (vgg16, 14_728_266, 13),  # 14.73 M
+        (resnet19, 12_569_226, 17),  # 12.57 M
+        (resnet20, 11_247_946, 19),  # 11.25 M
+        (resnet18, 11_689_512, 17),  # as torchvision's resnet18
+        (resnet34, 21_797_672, 33),  # as torchvision's resnet34
+    ],
+)
+def test_parameters_are_those_of_the_literature(build, parameters, neuron_layers):
+    model = build()
+    assert sum(p.numel() for p in model.parameters()) == parameters
+    assert len(neurons(model)) == neuron_layers
+
+
+@pytest.mark.parametrize(
+    ("build", "shape"),
+    [(vgg16, (3, 32, 32)), (resnet19, (3, 32, 32)), (resnet20, (3, 32, 32)), (resnet18, (3, 64, 64))],
+)
+def test_maps_shrink_to_one_answer_per_class(build, shape):
+    torch.manual_seed(0)
+    model = build(n_classes=7, T=1).eval()
+    with torch.no_grad():
+        assert model(torch.rand(1, *shape)).shape == (1, 7)
+    last = list(neurons(model).values())[-1]
+    assert last.u.shape[2] == 512
+    assert last.u.shape[3:] in ((2, 2), (4, 4), (8, 8))
+
+
+def test_a_block_adds_its_shortcut_to_the_current_before_the_spikes():
+    torch.manual_seed(0)
+    block = BasicBlock(3, 3, 1, lambda: LIF(0.5, 0.2), conv_shortcut).eval()
+    x = torch.rand(4, 2, 3, 5, 5).round()
+    with torch.no_grad():
+        spikes = block(x)
+        branch = block.conv2(block.lif1(block.conv1(x)))
+    v = torch.zeros_like(x[0])
+    for t in range(4):
+        u = 0.5 * v + branch[t] + x[t]
+        np.testing.assert_array_equal(spikes[t].numpy(), (u > 0.2).float().numpy())
+        v = torch.where(u > 0.2, 0.0, u)
+    assert isinstance(block.shortcut, nn.Identity)
+    assert not isinstance(BasicBlock(3, 3, 2, LIF, conv_shortcut).shortcut, nn.Identity)
+
+
+def test_blocks_of_the_wide_resnet20_start_as_their_shortcut():
+    gammas = [m.conv2.layer.bn.weight for m in resnet20().modules() if isinstance(m, BasicBlock)]
+    assert len(gammas) == 8
+    assert not any(g.any() for g in gammas)
+
+
+def test_a_map_that_cannot_be_halved_is_refused():
+    with pytest.raises(ValueError, match="ConvNet: map = 10x8"):
+        ConvNet((1, 10, 8))
