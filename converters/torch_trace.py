@@ -17,6 +17,7 @@ from torch import fx, nn
 
 from rmp_deploy.converters.torch_functions import FUNCTIONS, INPUT, METHODS, Call, Handler, Value
 from rmp_deploy.converters.torch_layers import LAYERS, SIZED, Converters, refused
+from rmp_deploy.converters.torch_states import State, call_with_states, is_state_of
 from rmp_deploy.errors import RmpDeployError
 from rmp_deploy.ir.graph import Rule
 from rmp_deploy.ir.ops import LI, LIF, Delay, Flatten, Op, Shape
@@ -31,21 +32,30 @@ class Dialect:
     Args:
         converters: layer -> ops, at the number of leading axes that the module is traced with.
         per_step: containers that apply a layer to every step of a sequence -> that layer.
-        step_converters: what may stand in them.
+        step: what may stand in them; None is torch's own layers.
         encoders: layers that repeat a sample over time -> how many times.
         sized: layers that depend on the size of their input -> the layer that does the same at one sample's shape.
+        leaves: layers that are never traced through: converted, or refused by name.
+        stateful: layers that take and return states -> what they return, given their value and state.
     """
 
     converters: Converters
     per_step: Mapping[type[nn.Module], Callable[[Any], nn.Module]] = field(default_factory=dict)
-    step_converters: Converters = field(default_factory=lambda: LAYERS)
+    step: Dialect | None = None
     encoders: Mapping[type[nn.Module], Callable[[Any], int]] = field(default_factory=dict)
     sized: Mapping[type[nn.Module], Callable[[Any, str, Shape], nn.Module]] = field(default_factory=lambda: SIZED)
+    leaves: tuple[type[nn.Module], ...] = ()
+    stateful: Mapping[type[nn.Module], Callable[[Any, Any, State], Any]] = field(default_factory=dict)
 
     @property
-    def step(self) -> Dialect:
+    def in_step(self) -> Dialect:
         """The dialect inside a per-step container."""
-        return Dialect(self.step_converters)
+        return self.step or Dialect(LAYERS)
+
+    @property
+    def known(self) -> set[type[nn.Module]]:
+        """The layers that become ops."""
+        return {*self.converters, *self.sized}
 
 
 @dataclass(frozen=True)
@@ -88,12 +98,14 @@ def trace(model: nn.Module, input_shape: Shape, dialect: Dialect, leading: int =
 class _Root(nn.Module):
     """The module to trace as a child: so it may be a layer itself, and its optional arguments keep their defaults."""
 
-    def __init__(self, module: nn.Module) -> None:
+    def __init__(self, module: nn.Module, stateful: bool) -> None:
         super().__init__()
         self.add_module(ROOT, module)
+        self.stateful = stateful
 
     def forward(self, x: Any) -> Any:
-        return getattr(self, ROOT)(x)
+        module = getattr(self, ROOT)
+        return call_with_states(module, x) if self.stateful else module(x)
 
 
 class _Proxy(fx.Proxy):
@@ -106,12 +118,24 @@ class _Proxy(fx.Proxy):
 class _Tracer(fx.Tracer):
     """A layer that somebody converts or refuses by name is one node; everything else is traced through."""
 
-    def __init__(self, known: set[type[nn.Module]]) -> None:
+    def __init__(self, known: set[type[nn.Module]], dialect: Dialect, path: str) -> None:
         super().__init__()
-        self.known = known
+        self.known, self.dialect, self.path = known, dialect, path
 
     def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
-        return type(m) in self.known or super().is_leaf_module(m, module_qualified_name)
+        ours = type(m) in self.known or isinstance(m, self.dialect.leaves)
+        return ours or super().is_leaf_module(m, module_qualified_name)
+
+    def call_module(self, m: nn.Module, forward: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        if not isinstance(m, self.dialect.leaves) or not args:
+            return super().call_module(m, forward, args, kwargs)
+        path = _joined(self.path, _inner(self.path_of_module(m)))
+        if not all(is_state_of(state, path) for state in (*args[1:], *kwargs.values())):
+            todo = "Give it the state that it returned in the step before, and nothing else"
+            raise refused(m, path, "called with another state than its own", "one tensor and its own states", todo)
+        value = super().call_module(m, forward, args[:1], {})
+        returns = self.dialect.stateful.get(type(m))
+        return value if returns is None else returns(m, value, State(path))
 
     def proxy(self, node: fx.Node) -> fx.Proxy:
         return _Proxy(node, self)
@@ -130,11 +154,14 @@ class _Walk:
 
     def into(self, module: nn.Module, path: str, dialect: Dialect, x: Value) -> Value:
         """Trace `module`, which stands at `path`, and walk its nodes from the value `x`."""
-        tracer = _Tracer({*self.dialect.converters, *dialect.converters, *dialect.per_step, *dialect.encoders})
-        root = _Root(module)
+        known = {*self.dialect.converters, *dialect.converters, *dialect.per_step, *dialect.encoders}
+        tracer = _Tracer(known, dialect, path)
+        root = _Root(module, stateful=bool(dialect.stateful))
         self.paths |= {_joined(path, name) for name, _ in module.named_modules()}
         try:
             graph = tracer.trace(root)
+        except RmpDeployError:
+            raise
         except Exception as e:  # of a stranger's forward
             reason = (str(e).splitlines() or [type(e).__name__])[0].rstrip(".")
             what = f"{self.kind}: cannot be traced ({reason})"
@@ -205,7 +232,7 @@ class _Nodes(fx.Interpreter):
                 raise refused(layer, path, "not the first layer", "directly on the input", "Move it to the front")
             return self._encode(dialect.encoders[kind](layer))
         if kind in dialect.per_step:
-            inner = self.walk.into(dialect.per_step[kind](layer), path, dialect.step, replace(source, leading=1))
+            inner = self.walk.into(dialect.per_step[kind](layer), path, dialect.in_step, replace(source, leading=1))
             return replace(inner, leading=source.leading)
         if kind in dialect.sized:
             return self._layer(dialect.sized[kind](layer, path, source.shape), path, inputs)
@@ -222,10 +249,11 @@ class _Nodes(fx.Interpreter):
         return self.walk.input
 
     def _unknown(self, layer: nn.Module, path: str) -> RmpDeployError:
-        known = ", ".join(sorted(kind.__name__ for kind in self.dialect.converters))
-        if type(layer) in self.walk.dialect.converters:
+        names = (kind.__name__ for kind in self.dialect.known)
+        known = ", ".join(sorted(name for name in names if not name.startswith("_")))
+        if type(layer) in self.walk.dialect.known:
             return refused(layer, path, "inside a container that applies it step by step", known, "Put it outside")
-        if type(layer) in self.walk.dialect.step_converters:
+        if type(layer) in self.walk.dialect.in_step.known:
             return refused(layer, path, "outside of a container that applies it step by step", known, "Put it in one")
         return refused(layer, path, "no such op in the IR", known, "Replace the layer")
 
@@ -267,7 +295,12 @@ class _Nodes(fx.Interpreter):
 
     def _path(self, target: str) -> str:
         """The path in the whole model of what stands at `target` in this root."""
-        return _joined(self.path, target.removeprefix(ROOT).removeprefix("."))
+        return _joined(self.path, _inner(target))
+
+
+def _inner(target: str) -> str:
+    """The path in the traced module of what stands at `target` in its `_Root`."""
+    return target.removeprefix(ROOT).removeprefix(".")
 
 
 def _joined(*parts: str) -> str:
