@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import math
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any, Literal, TypeVar
@@ -35,6 +36,7 @@ Rule = Literal["mean", "sum", "last"]
 ENCODINGS: tuple[Encoding, ...] = ("direct", "time_series")
 RULES: tuple[Rule, ...] = ("mean", "sum", "last")
 MAX_T = 65_535
+MAX_VALUES = 2**28  # of one value in one step of one sample, its padding included
 NAME = re.compile(r"[A-Za-z0-9_.\-]+")
 RESERVED = frozenset({"input", "output", "spike_count", "time", "trace"})  # what the ONNX file calls its own values
 AnyOp = TypeVar("AnyOp", bound=Op)
@@ -99,7 +101,8 @@ class SpikingGraph:
         check(encoding in ENCODINGS, f"encoding = {encoding!r}", " or ".join(ENCODINGS), "Choose one")
         check(rule in RULES, f"readout = {rule!r}", " or ".join(RULES), "Choose one")
         size = self.input.shape
-        check(len(size) >= 1 and min(size) >= 1, f"input shape = {size}", "sizes >= 1", "Give one sample's shape")
+        fits = len(size) >= 1 and min(size) >= 1 and math.prod(size) <= MAX_VALUES
+        check(fits, f"input shape = {size}", f"sizes >= 1, {MAX_VALUES} in all", "Give one sample's shape")
         bits = self.input.message_bits
         todo = "State what the input's values are"
         check(bits is None or 0 <= bits <= MAX_MESSAGE_BITS, f"message_bits = {bits}", f"0..{MAX_MESSAGE_BITS}", todo)
@@ -122,12 +125,12 @@ class SpikingGraph:
         for op in self.ops:
             if op.name in shapes:
                 raise op_error(op.kind, op.name, "name is used twice", "one op per name", "Rename one")
-            readable = later | set(shapes) if isinstance(op, Delay) else set(shapes)
-            missing = [i for i in op.inputs if i not in readable]
+            missing = [i for i in op.inputs if i not in shapes and not (isinstance(op, Delay) and i in later)]
             if missing:
                 todo = "Order the ops topologically; only a Delay reads a value that is made after it"
                 raise op_error(op.kind, op.name, f"input = {missing[0]!r}", "a value made before it", todo)
             shapes[op.name] = op.output_shape(*(shapes[i] for i in op.inputs if i in shapes))
+            _check_size(op, [shapes[i] for i in op.inputs if i in shapes], shapes[op.name])
         for op in self.of_type(Delay):
             op.output_shape(shapes[op.inputs[0]])
         return shapes
@@ -161,12 +164,14 @@ class SpikingGraph:
     @cached_property
     def _spike_values(self) -> frozenset[str]:
         found = {self.input.name} if self.input.message_bits == 0 else set()
-        while True:  # until nothing new: a Delay may read what is made after it
-            new = {op.name for op in self.spiking}
-            new |= {op.name for op in self.of_type(Flatten, MaxPool2d, Concat, Delay) if found.issuperset(op.inputs)}
-            if new <= found:
-                return frozenset(found)
-            found |= new
+        found |= {op.name for op in self.spiking}
+        passing, before = self.of_type(Flatten, MaxPool2d, Concat, Delay), -1
+        while len(found) > before:  # one round, unless a Delay reads what is made after it
+            before = len(found)
+            for op in passing:
+                if found.issuperset(op.inputs):
+                    found.add(op.name)
+        return frozenset(found)
 
     def sources(self, value: str) -> Iterator[Op]:
         """The ops from `value` back to the nearest neurons or the input, nearest first, those neurons included."""
@@ -202,6 +207,15 @@ class SpikingGraph:
                     f"samples for graph '{self.name}': value = {x.flat[np.argmax(wrong)]:g}, "
                     f"allowed integers {low}..{high} (message_bits = {bits}). Quantize the data first."
                 )
+
+
+def _check_size(op: Op, read: Sequence[Shape], made: Shape) -> None:
+    """Refuse a value, a padded map or a delay's memory that no machine would hold, before anything is allocated."""
+    padding = getattr(op, "padding", None)
+    padded = [n + 2 * p for n, p in zip(read[0][1:], padding, strict=True)] if padding else []
+    largest = max(math.prod(made) * getattr(op, "steps", 1), read[0][0] * math.prod(padded) if padded else 0)
+    if largest > MAX_VALUES:
+        raise op_error(op.kind, op.name, f"values = {largest}", f"1..{MAX_VALUES}", "Use a smaller map")
 
 
 def describe(op: Op) -> str:

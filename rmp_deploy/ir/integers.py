@@ -46,16 +46,15 @@ def limits(ops: Sequence[Op], input_name: str, message_bits: int | None) -> dict
     """
     known: dict[str, int] = {} if message_bits is None else {input_name: max(1, 2**message_bits - 1)}
     known |= {op.name: 1 for op in ops if isinstance(op, SpikingNeuron)}
-    waiting = [op for op in ops if type(op) in LARGEST]
-    while ready := [op for op in waiting if known.keys() >= set(op.inputs)]:  # a Delay may read what is made after it
-        for op in ready:
-            known[op.name] = LARGEST[type(op)](op, *(known[i] for i in op.inputs))
-        waiting = [op for op in waiting if op.name not in known]
-    currents = {op.name for op in ops if isinstance(op, SYNAPSES)}
-    while more := {
-        op.name for op in ops if currents & set(op.inputs) and type(op) in LARGEST and op.name not in currents
-    }:
-        currents |= more
+    passing = [op for op in ops if type(op) in LARGEST]
+    before, currents = -1, {op.name for op in ops if isinstance(op, SYNAPSES)}
+    while len(known) + len(currents) > before:  # one round, unless a Delay reads what is made after it
+        before = len(known) + len(currents)
+        for op in passing:
+            if op.name not in known and known.keys() >= set(op.inputs):
+                known[op.name] = LARGEST[type(op)](op, *(known[i] for i in op.inputs))
+            if not currents.isdisjoint(op.inputs):
+                currents.add(op.name)
     for op in ops:
         _check(op, known, currents)
     return known

@@ -198,6 +198,7 @@ def _header(graph: SpikingGraph) -> dict[str, Any]:
             "name": graph.input.name,
             "shape": [int(n) for n in graph.input.shape],
             "encoding": graph.input.encoding,
+            "message_bits": None if graph.input.message_bits is None else int(graph.input.message_bits),
         },
         "readout": {"value": graph.readout.value, "rule": graph.readout.rule},
         "provenance": graph.provenance,

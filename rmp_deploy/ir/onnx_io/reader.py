@@ -117,7 +117,7 @@ def _read(path: Path) -> tuple[SpikingGraph, str | None]:
             weights = take_out(body)
         graph = SpikingGraph(
             name=model.graph.name,
-            input=Input(header["input"]["name"], tuple(header["input"]["shape"]), header["input"]["encoding"]),
+            input=Input(**{**header["input"], "shape": tuple(header["input"]["shape"])}),
             ops=ops_of(body, weights),
             readout=Readout(**header["readout"]),
             T=header["T"],
@@ -196,8 +196,9 @@ def _header(text: str) -> dict[str, Any]:
         if type(header[key]) not in allowed:
             raise TypeError(f"{key} = {header[key]!r:.40}")
     texts = [*header["provenance"].values(), *header["readout"].values(), header["input"]["name"]]
-    sizes = header["input"]["shape"]
-    if not all(is_text(t) for t in texts) or not all(type(n) is int for n in sizes):
+    bits = header["input"].get("message_bits")  # version 1 has none
+    numbers = [*header["input"]["shape"], *([] if bits is None else [bits])]
+    if not all(is_text(t) for t in texts) or not all(type(n) is int for n in numbers):
         raise TypeError("a text or a size is of another type")
     return header
 
