@@ -52,6 +52,9 @@ def wiring(graph: nir.NIRGraph) -> Wiring:
     shape = None if inputs is None else inputs.get("input")
     if shape is None:
         raise op_error("Input", input_port, "shape = none", "sizes >= 1", "State one sample's shape, without time")
+    sizes = np.asarray(shape).reshape(-1)
+    if sizes.dtype.kind not in "iuf" or not np.array_equal(sizes, np.rint(sizes)):  # NaN is not equal to itself
+        raise op_error("Input", input_port, f"shape = {shape}", "whole numbers", "Correct it")
     taken = {_legal(name) for name, node in flat.nodes.items() if not isinstance(node, nir.Input | nir.Output)}
     name = _legal(input_port) if _is_legal(input_port) else INPUT
     while name in taken:
@@ -65,7 +68,7 @@ def wiring(graph: nir.NIRGraph) -> Wiring:
         raise RmpDeployError(f"NIR graph: {double[0]!r} names two nodes, allowed one. Rename one.")
     return Wiring(
         input=name,
-        input_shape=tuple(int(n) for n in np.asarray(shape).reshape(-1)),
+        input_shape=tuple(int(n) for n in sizes),
         nodes={names[n]: node for n, node in flat.nodes.items() if not isinstance(node, nir.Input | nir.Output)},
         sources={names[n]: [names[s] for s in flat.real(n)] for n in names if n != input_port},
         output=_legal(output_port),
