@@ -1,8 +1,6 @@
-"""Folding changes where the arithmetic happens and not what the neurons see."""
+"""Folding pools changes where the arithmetic happens and not what the neurons see."""
 
 from __future__ import annotations
-
-from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -10,8 +8,7 @@ import pytest
 from rmp_deploy.errors import RmpDeployError
 from rmp_deploy.ir import reference
 from rmp_deploy.ir.graph import Input, Readout, SpikingGraph
-from rmp_deploy.ir.ops import LIF, AvgPool2d, BatchNorm, Conv2d, Flatten, Linear
-from rmp_deploy.passes.fold_batchnorm import fold_batchnorm
+from rmp_deploy.ir.ops import LIF, AvgPool2d, Conv2d, Flatten, Linear
 from rmp_deploy.passes.fold_pool import fold_pool
 
 
@@ -22,49 +19,6 @@ def agree(a, b, x, v_error):
         np.testing.assert_array_equal(spikes, right.spikes[name])
         np.testing.assert_allclose(left.v[name], right.v[name], atol=v_error)
     np.testing.assert_allclose(left.output, right.output, atol=v_error)
-
-
-@pytest.mark.parametrize("seed", range(5))
-def test_folded_batchnorm_gives_the_same_spikes(convnet, images, seed):
-    graph = convnet(seed, norms=True)
-    folded = fold_batchnorm(graph)
-    assert not folded.of_type(BatchNorm)
-    assert [op.name for op in folded.ops] == [op.name for op in graph.ops if not isinstance(op, BatchNorm)]
-    agree(graph, folded, images(), 1e-5)
-
-
-def test_batchnorm_behind_a_synapse_without_bias_and_behind_linear():
-    rng = np.random.default_rng(0)
-    norm = {k: rng.uniform(0.5, 1.5, 4) for k in ("gamma", "beta", "mean", "var")}
-    graph = SpikingGraph(
-        "g",
-        Input("x", (3,), "direct"),
-        (
-            Linear(name="fc", inputs=("x",), weight=rng.normal(size=(4, 3))),
-            BatchNorm(name="bn", inputs=("fc",), eps=1e-5, **norm),
-            LIF(name="lif", inputs=("bn",), decay=0.5, v_threshold=0.5, v_reset=0.0),
-            Linear(name="out", inputs=("lif",), weight=rng.normal(size=(4, 4))),
-            BatchNorm(name="bn2", inputs=("out",), eps=1e-5, **norm),
-        ),
-        Readout("bn2", "mean"),
-        3,
-    )
-    folded = fold_batchnorm(graph)
-    assert folded.readout.value == "out"
-    agree(graph, folded, rng.normal(size=(20, 3)), 1e-6)
-
-
-def test_batchnorm_without_its_own_synapse_is_refused(convnet):
-    graph = convnet(norms=True)
-    on_input = BatchNorm(name="bn0", inputs=("x",), gamma=[1, 1], beta=[0, 0], mean=[0, 0], var=[1, 1], eps=1e-5)
-    first = replace(graph.ops[0], inputs=("bn0",))
-    with pytest.raises(RmpDeployError, match="BatchNorm 'bn0': input = the network's input"):
-        fold_batchnorm(replace(graph, ops=(on_input, first, *graph.ops[1:])))
-    with pytest.raises(RmpDeployError, match=r"readers of 'conv1' = \['bn1', 'the readout'\]"):
-        fold_batchnorm(replace(graph, readout=Readout("conv1", "mean")))
-    shared = LIF(name="other", inputs=("conv1",), decay=0.5, v_threshold=0.5, v_reset=0.0)
-    with pytest.raises(RmpDeployError, match="readers of 'conv1'"):
-        fold_batchnorm(replace(graph, ops=(*graph.ops, shared)))
 
 
 @pytest.mark.parametrize("seed", range(5))
