@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import Any
@@ -13,7 +13,7 @@ import numpy.typing as npt
 
 from rmp_deploy.converters.lava.neuron import NEURONS
 from rmp_deploy.converters.lava.synapse import F64, GRADED_BITS, SYNAPSES, bias
-from rmp_deploy.errors import op_error
+from rmp_deploy.errors import RmpDeployError, op_error
 from rmp_deploy.ir.graph import SpikingGraph
 from rmp_deploy.ir.ops import LIF, AvgPool2d, BatchNorm, Flatten, Op, Shape
 from rmp_deploy.ir.trace import Record
@@ -72,33 +72,39 @@ class Network:
 
 
 def check(graph: SpikingGraph) -> None:
-    """Raise RmpDeployError at the first op that Lava has no exact counterpart for; a wrong network would hang there."""
+    """Raise the first of `refusals`; a wrong network would hang there."""
+    for _, error in refusals(graph):
+        raise error
+
+
+def refusals(graph: SpikingGraph) -> Iterator[tuple[Op, RmpDeployError]]:
+    """The ops that have no exact counterpart on Lava, each with what `build` raises for it."""
     for op in graph.ops:
         if type(op) not in CONVERT:
             allowed = ", ".join(kind.__name__ for kind in CONVERT)
-            raise op_error(
-                op.kind, op.name, f"op = {op.kind}", f"{allowed} [lava]", FOLD_FIRST.get(type(op), "Remove it")
-            )
+            todo = FOLD_FIRST.get(type(op), "Remove it")
+            yield op, op_error(op.kind, op.name, f"op = {op.kind}", f"{allowed} [lava]", todo)
+            continue
         source = _made_by(graph, op.inputs[0])
         is_current = type(source) in SYNAPSES
         made_by = "the input" if source is None else f"{source.kind} '{source.name}'"
         if isinstance(op, LIF):
-            _check_lif(op)
+            yield from _lif_refusals(op)
             if not is_current:
                 todo = "Put a Linear or Conv2d between them"
-                raise op_error(op.kind, op.name, f"input = {made_by}", "one Linear or Conv2d [lava]", todo)
+                yield op, op_error(op.kind, op.name, f"input = {made_by}", "one Linear or Conv2d [lava]", todo)
         elif type(op) in SYNAPSES and is_current:
             todo = "Merge the two into one synapse, or put neurons between them"
-            raise op_error(op.kind, op.name, f"input = {made_by}", "spikes or the input [lava]", todo)
+            yield op, op_error(op.kind, op.name, f"input = {made_by}", "spikes or the input [lava]", todo)
 
 
-def _check_lif(op: LIF) -> None:
+def _lif_refusals(op: LIF) -> Iterator[tuple[Op, RmpDeployError]]:
     if op.reset != "hard":
         todo = "Lava cannot subtract the threshold: train with the hard reset, or use another backend"
-        raise op_error(op.kind, op.name, f"reset = {op.reset!r}", "'hard' [lava]", todo)
+        yield op, op_error(op.kind, op.name, f"reset = {op.reset!r}", "'hard' [lava]", todo)
     if np.any(op.v_reset):
         what = f"v_reset = {op.v_reset.flat[np.argmax(op.v_reset != 0)]:g}"
-        raise op_error(op.kind, op.name, what, "0 [lava]", "Train with v_reset = 0, or use another backend")
+        yield op, op_error(op.kind, op.name, what, "0 [lava]", "Train with v_reset = 0, or use another backend")
 
 
 def _made_by(graph: SpikingGraph, value: str) -> Op | None:
@@ -112,7 +118,7 @@ def build(graph: SpikingGraph, x: npt.NDArray[Any], record: Collection[Record], 
     A value may have several readers; nothing joins, so every value has one latency. `files` closes the recordings.
 
     Raises:
-        RmpDeployError: Lava cannot compute an op exactly (see `check`), or lava-nc is missing.
+        RmpDeployError: Lava cannot compute an op exactly (see `refusals`), or lava-nc is missing.
     """
     check(graph)
     from rmp_deploy.converters.lava.recorder.processes import Rows, Sink, Source

@@ -12,13 +12,15 @@ from types import ModuleType
 from typing import NoReturn
 
 from rmp_deploy import __version__
-from rmp_deploy.cli import demo, doctor, energy, export, profiles, simulate, train, verify
+from rmp_deploy.cli import check, demo, doctor, draw, energy, export, profiles, simulate, train, verify
 from rmp_deploy.errors import RmpDeployError
 
 COMMANDS: dict[str, ModuleType] = {
     "demo": demo,
     "train": train,
     "export": export,
+    "check": check,
+    "draw": draw,
     "verify": verify,
     "simulate": simulate,
     "energy": energy,

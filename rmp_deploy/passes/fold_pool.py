@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import replace
 
 import numpy as np
@@ -24,9 +25,18 @@ def fold_pool(graph: SpikingGraph) -> SpikingGraph:
         RmpDeployError: windows overlap or leave gaps, k does not divide the map (the dropped border would reach
             the larger kernel), the convolution is dilated, or something else than a synapse reads the pooled map.
     """
-    while pools := graph.of_type(AvgPool2d):
-        graph = _fold_one(graph, pools[-1])  # from the back: a pool of a pool folds twice
+    for pool in reversed(graph.of_type(AvgPool2d)):  # from the back: a pool of a pool folds twice
+        graph = _fold_one(graph, pool)
     return graph
+
+
+def refusals(graph: SpikingGraph) -> Iterator[tuple[Op, RmpDeployError]]:
+    """The average pools that cannot be folded, each with what `fold_pool` raises for it."""
+    for pool in reversed(graph.of_type(AvgPool2d)):
+        try:
+            graph = _fold_one(graph, pool)
+        except RmpDeployError as e:
+            yield pool, e
 
 
 def _fold_one(graph: SpikingGraph, pool: AvgPool2d) -> SpikingGraph:

@@ -1,0 +1,114 @@
+"""What is wrong with a file, or doubtful, found without running it: findings, no formatting.
+
+An error is what loading the file raises, word for word. A warning is a network that is valid and perhaps not meant.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+
+from rmp_deploy.analysis.bounds import largest_u
+from rmp_deploy.errors import RmpDeployError, op_error
+from rmp_deploy.ir import onnx_io
+from rmp_deploy.ir.graph import SpikingGraph
+from rmp_deploy.ir.ops import LIF, Add, Concat, Op
+
+
+@dataclass(frozen=True)
+class Finding:
+    """What one check says about one op (None: about the file), in one line."""
+
+    check: str
+    severity: Literal["error", "warning"]
+    op: str | None
+    message: str
+
+
+Check = Callable[[SpikingGraph], Iterator[Finding]]
+
+
+def check_file(path: str | Path, checks: Sequence[Check]) -> tuple[SpikingGraph | None, list[Finding]]:
+    """Load a file and apply `checks` to its graph; the one finding about a file that cannot be loaded is that error.
+
+    Raises:
+        RmpDeployError: there is no file to read.
+    """
+    try:
+        graph = onnx_io.load(path)
+        onnx_io.load_golden(path)
+    except RmpDeployError as e:
+        if isinstance(e.__cause__, OSError):
+            raise
+        return None, [Finding("load", "error", None, str(e))]
+    return graph, [finding for check in checks for finding in check(graph)]
+
+
+def warning(check: str, op: Op, error: RmpDeployError) -> Finding:
+    """A warning in the words of the error that using the op would raise."""
+    return Finding(check, "warning", op.name, str(error))
+
+
+def silent_neurons(graph: SpikingGraph) -> Iterator[Finding]:
+    """Neurons that no sample makes fire: the bound of their u is not above v_threshold."""
+    bounds = largest_u(graph)
+    for op in graph.of_type(LIF):
+        if op.name not in bounds:
+            continue
+        u = bounds[op.name]
+        v_threshold = np.broadcast_to(op.v_threshold, u.shape)
+        silent = u <= v_threshold
+        if silent.any():
+            n, first = int(silent.sum()), tuple(int(i) for i in np.argwhere(silent)[0])
+            what = f"{n} of {u.size} neurons never fire; largest possible u of neuron {first} = {u[first]:g}"
+            todo = "Look at its weights and its threshold, or remove them"
+            yield warning(
+                "silent", op, op_error(op.kind, op.name, what, f"> v_threshold = {v_threshold[first]:g}", todo)
+            )
+
+
+def dead_ends(graph: SpikingGraph) -> Iterator[Finding]:
+    """Ops that cost something and that the readout does not depend on."""
+    needed = {graph.readout.value}
+    waiting = [graph.readout.value]
+    while waiting:
+        op = graph.by_name.get(waiting.pop())
+        if op is not None:
+            waiting += [i for i in op.inputs if i not in needed]
+            needed |= set(op.inputs)
+    for op in graph.ops:
+        if op.name not in needed:
+            readers = [reader.name for reader in graph.consumers(op.name)]
+            allowed = f"what leads to the readout '{graph.readout.value}'"
+            yield warning("dead-end", op, op_error(op.kind, op.name, f"readers = {readers}", allowed, "Remove it"))
+
+
+def unequal_depths(graph: SpikingGraph) -> Iterator[Finding]:
+    """Joins of values that different numbers of synapses made: where each synapse takes a step, they are apart."""
+    depth = synaptic_depths(graph)
+    for op in graph.of_type(Add, Concat):
+        depths = [depth[i] for i in op.inputs if i in depth]
+        if len(set(depths)) > 1:
+            what, allowed = f"synapses before its inputs = {depths}", "equal ones where each takes a step [lava]"
+            todo = "There, delay the others by the difference"
+            yield warning("depth", op, op_error(op.kind, op.name, what, allowed, todo))
+
+
+def synaptic_depths(graph: SpikingGraph) -> dict[str, int]:
+    """Synapses on the longest way from the input to each value: its steps of latency on Lava.
+
+    What only a recurrent edge leads to has none: there the synapse's own step is part of the Delay.
+    """
+    depth = {graph.input.name: 0}
+    for op in graph.ops:
+        before = [depth[i] for i in op.inputs if i in depth]
+        if before:
+            depth[op.name] = max(before) + hasattr(op, "weight")
+    return depth
+
+
+CHECKS: tuple[Check, ...] = (silent_neurons, dead_ends, unequal_depths)
