@@ -1,69 +1,149 @@
-"""Fold inference BatchNorm into the synapse before it; the chip has no BatchNorm."""
+"""Fold inference BatchNorm into the synapses around it; the chip has no BatchNorm."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import replace
+from typing import TypeAlias
 
 import numpy as np
+import numpy.typing as npt
 
 from rmp_deploy.errors import RmpDeployError, op_error
 from rmp_deploy.ir.graph import SpikingGraph
-from rmp_deploy.ir.ops import BatchNorm, Conv2d, Linear, Op
+from rmp_deploy.ir.ops import Add, AvgPool2d, BatchNorm, Conv1d, Conv2d, Flatten, Linear, Op
+
+F64 = npt.NDArray[np.float64]
+Synapse: TypeAlias = Linear | Conv1d | Conv2d
 
 
 def fold_batchnorm(graph: SpikingGraph) -> SpikingGraph:
-    """Return the graph without BatchNorm: ``weight' = weight * g``, ``bias' = (bias - mean) * g + beta``.
+    """Return the graph with every BatchNorm ``y = gain * x + shift`` folded that can be folded exactly.
 
-    ``g = gamma / sqrt(var + eps)`` per output channel, computed in float64 and rounded to float32 once. The
-    folded synapse keeps its own name; who read the BatchNorm's value reads the synapse's.
+    ``gain = gamma / sqrt(var + eps)`` and ``shift = beta - gain * mean`` per channel, in float64, rounded to float32
+    once. A folded synapse keeps its own name; who read the BatchNorm's value reads what it read.
 
-    Raises:
-        RmpDeployError: a BatchNorm does not follow a Linear or Conv2d, or that synapse feeds something else too.
+    - Into the synapse before it: ``weight' = gain * weight``, ``bias' = gain * bias + shift``; through an Add into the
+      synapse of every branch, the shift into the first. Nothing else may read what is scaled.
+    - Else into all synapses after it, behind Flatten and unpadded AvgPool2d too: ``weight' = weight * gain``,
+      ``bias' = bias + sum(weight * shift)``. A padded convolution pads zeros where the BatchNorm would give `shift`, so
+      that it takes a BatchNorm only if the shift is 0.
+
+    Any other BatchNorm stays in the graph as it is: no synapse computes the same. `refusals` says why.
     """
-    renamed: dict[str, str] = {}
-    ops: list[Op] = []
-    for op in graph.ops:
-        if not isinstance(op, BatchNorm):
-            ops.append(replace(op, inputs=tuple(renamed.get(i, i) for i in op.inputs)))
-            continue
-        synapse = _synapse_of(graph, op)
-        ops[[o.name for o in ops].index(synapse.name)] = _folded(synapse, op)
-        renamed[op.name] = synapse.name
-    value = renamed.get(graph.readout.value, graph.readout.value)
-    return replace(graph, ops=tuple(ops), readout=replace(graph.readout, value=value))
+    return _fold(graph)[0]
 
 
 def refusals(graph: SpikingGraph) -> Iterator[tuple[Op, RmpDeployError]]:
-    """The BatchNorms that cannot be folded, each with what `fold_batchnorm` raises for it."""
-    for op in graph.of_type(BatchNorm):
-        try:
-            _synapse_of(graph, op)
-        except RmpDeployError as e:
-            yield op, e
+    """The BatchNorms that `fold_batchnorm` leaves in the graph, each with the reason."""
+    yield from _fold(graph)[1]
 
 
-def _synapse_of(graph: SpikingGraph, op: BatchNorm) -> Linear | Conv2d:
-    """The synapse that `op` folds into."""
-    synapse = graph.by_name.get(op.inputs[0])
-    if not isinstance(synapse, Linear | Conv2d):
-        kind = synapse.kind if synapse else "the network's input"
-        raise op_error("BatchNorm", op.name, f"input = {kind}", "Linear or Conv2d", "Put it right after one")
-    readers = [reader.name for reader in graph.consumers(synapse.name)]
-    if graph.readout.value == synapse.name:
-        readers.append("the readout")
-    if len(readers) > 1:
-        what = f"readers of '{synapse.name}' = {readers}"
-        raise op_error("BatchNorm", op.name, what, "the BatchNorm alone", "Split the synapse")
-    return synapse
+class _CannotFoldError(Exception):
+    """Why one side of a BatchNorm does not take it."""
 
 
-def _folded(synapse: Linear | Conv2d, norm: BatchNorm) -> Linear | Conv2d:
+def _fold(graph: SpikingGraph) -> tuple[SpikingGraph, list[tuple[Op, RmpDeployError]]]:
+    """The folded graph, and the BatchNorms that stay in it."""
+    kept: list[tuple[Op, RmpDeployError]] = []
+    for name in [norm.name for norm in graph.of_type(BatchNorm)]:
+        (norm,) = (op for op in graph.of_type(BatchNorm) if op.name == name)  # its input may have folded before it
+        reasons = []
+        for side in (_into_synapses_before, _into_synapses_after):
+            try:
+                graph = _without(graph, norm, side(graph, norm))
+                break
+            except _CannotFoldError as e:
+                reasons.append(str(e))
+        else:
+            what, todo = "; ".join(reasons), "Put it right behind a synapse"
+            kept.append((norm, op_error(norm.kind, name, what, "a synapse of its own before or after it", todo)))
+    return graph, kept
+
+
+def _into_synapses_before(graph: SpikingGraph, norm: BatchNorm) -> dict[str, Op]:
+    gain, shift = _affine(norm)
+    changed: dict[str, Op] = {}
+    for synapse in _synapses_before(graph, norm.inputs[0], norm.name):
+        bias = None if synapse.bias is None else gain * synapse.bias
+        if not changed:  # the sum is shifted once
+            bias = shift if bias is None else bias + shift
+        weight = synapse.weight * gain.reshape(-1, *(1,) * (synapse.weight.ndim - 1))
+        changed[synapse.name] = _with(synapse, weight, bias)
+    return changed
+
+
+def _synapses_before(graph: SpikingGraph, value: str, reader: str) -> list[Synapse]:
+    """The synapses whose sum `value` is, if `reader` alone reads it."""
+    op = graph.by_name.get(value)
+    if not isinstance(op, Linear | Conv1d | Conv2d | Add):
+        raise _CannotFoldError(f"input = {op.kind if op else 'the input of the network,'} '{value}'")
+    readers = [other.name for other in graph.consumers(value)]
+    readers += ["the readout"] * (graph.readout.value == value)
+    if readers != [reader]:
+        raise _CannotFoldError(f"readers of '{value}' = {readers}")
+    if not isinstance(op, Add):
+        return [op]
+    if len(set(op.inputs)) < len(op.inputs):
+        raise _CannotFoldError(f"Add '{value}' reads a value twice")
+    return [synapse for branch in op.inputs for synapse in _synapses_before(graph, branch, value)]
+
+
+def _into_synapses_after(graph: SpikingGraph, norm: BatchNorm) -> dict[str, Op]:
+    return _readers_with(graph, norm.name, *_affine(norm))
+
+
+def _readers_with(graph: SpikingGraph, value: str, gain: F64, shift: F64) -> dict[str, Op]:
+    """The synapses that read `value`, with `gain` and `shift` of its channels in them."""
+    changed: dict[str, Op] = {}
+    readers = graph.consumers(value)
+    if not readers or graph.readout.value == value:
+        raise _CannotFoldError(f"'{value}' is read out")
+    for reader in readers:
+        if isinstance(reader, Linear | Conv1d | Conv2d):
+            changed[reader.name] = _behind(reader, gain, shift)
+        elif isinstance(reader, Flatten):
+            each = graph.shapes[reader.name][0] // len(gain)
+            changed |= _readers_with(graph, reader.name, np.repeat(gain, each), np.repeat(shift, each))
+        elif isinstance(reader, AvgPool2d) and not any(reader.padding):
+            changed |= _readers_with(graph, reader.name, gain, shift)
+        else:
+            raise _CannotFoldError(f"reader = {reader.kind} '{reader.name}'")
+    return changed
+
+
+def _behind(synapse: Synapse, gain: F64, shift: F64) -> Op:
+    """``synapse(gain * x + shift)`` as one synapse."""
+    groups = 1 if isinstance(synapse, Linear) else synapse.groups
+    if not isinstance(synapse, Linear) and any(synapse.padding) and shift.any():
+        raise _CannotFoldError(f"{synapse.kind} '{synapse.name}' pads zeros and the shift is not 0")
+    n, kernel = len(synapse.weight), synapse.weight.shape[2:]
+    weight = synapse.weight.reshape(groups, n // groups, -1, *kernel)
+    gain, shift = (p.reshape(groups, 1, -1, *(1,) * len(kernel)) for p in (gain, shift))
+    shifted = (weight * shift).reshape(n, -1).sum(axis=1)
+    bias = shifted if synapse.bias is None else synapse.bias + shifted
+    return _with(synapse, (weight * gain).reshape(synapse.weight.shape), bias)
+
+
+def _affine(norm: BatchNorm) -> tuple[F64, F64]:
+    """Gain and shift per channel."""
     gain = norm.gamma.astype(np.float64) / np.sqrt(norm.var.astype(np.float64) + norm.eps)
-    bias = np.zeros(len(gain)) if synapse.bias is None else synapse.bias.astype(np.float64)
-    weight = synapse.weight * gain.reshape(-1, *(1,) * (synapse.weight.ndim - 1))
-    return replace(
-        synapse,
-        weight=weight.astype(np.float32),
-        bias=((bias - norm.mean) * gain + norm.beta).astype(np.float32),
-    )
+    return gain, norm.beta - gain * norm.mean
+
+
+def _with(synapse: Synapse, weight: F64, bias: F64 | None) -> Op:
+    return replace(synapse, weight=weight.astype(np.float32), bias=None if bias is None else bias.astype(np.float32))
+
+
+def _without(graph: SpikingGraph, norm: BatchNorm, changed: dict[str, Op]) -> SpikingGraph:
+    """The graph with `changed` ops and no `norm`: who read it reads its input; other ops are not copied."""
+    (source,) = norm.inputs
+    ops: list[Op] = []
+    for old in graph.ops:
+        op = changed.get(old.name, old)
+        if norm.name in op.inputs:
+            op = replace(op, inputs=tuple(source if i == norm.name else i for i in op.inputs))
+        if old is not norm:
+            ops.append(op)
+    value = source if graph.readout.value == norm.name else graph.readout.value
+    return replace(graph, ops=tuple(ops), readout=replace(graph.readout, value=value))
