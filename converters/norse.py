@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from inspect import signature
 from typing import Any, TypeAlias
 
 import norse.torch as norse
@@ -169,12 +170,12 @@ def _integrator(layer: _Integrator, path: str, inputs: tuple[str, ...]) -> list[
     return [*chain, ops.LI(name=path, inputs=(chain[-1].name,), decay=1 - leak)]
 
 
-def _value_and_state(layer: nn.Module, value: Any, state: State) -> Any:
-    return value, state
+def _value_and_state(layer: nn.Module, value: Any, path: str) -> Any:
+    return value, State(path)
 
 
-def _lifted(lift: norse.Lift, value: Any, state: State) -> Any:
-    return (value, state) if lift.is_stateful else value
+def _lifted(lift: norse.Lift, value: Any, path: str) -> Any:
+    return (value, State(path)) if lift.is_stateful else value
 
 
 HEAVISIDE = ("super", "heaviside", "triangle", "tanh", "circ", "heavi_erfc")
@@ -184,6 +185,7 @@ LEAVES = tuple(
     if isinstance(kind, type) and issubclass(kind, nn.Module) and kind.__module__.startswith("norse.torch.module.")
     if kind is not norse.SequentialState
 )
+STATEFUL = {kind: _value_and_state for kind in LEAVES if "state" in signature(kind.forward).parameters}
 STEPS = Dialect(
     converters={
         **LAYERS,
@@ -195,7 +197,8 @@ STEPS = Dialect(
     },
     sized={**SIZED, norse.LICell: _Integrator.of, norse.LIBoxCell: _Integrator.of},
     leaves=LEAVES,
-    stateful=dict.fromkeys(LEAVES, _value_and_state),
+    stateful=STATEFUL,
+    keep_state=False,
 )
 SEQUENCES = Dialect(
     converters={
@@ -209,5 +212,5 @@ SEQUENCES = Dialect(
     step=STEPS,
     sized={**SIZED, norse.LI: _Integrator.of},
     leaves=LEAVES,
-    stateful={**dict.fromkeys(LEAVES, _value_and_state), norse.Lift: _lifted},
+    stateful={**STATEFUL, norse.Lift: _lifted},
 )

@@ -170,14 +170,21 @@ def _clamped(decay: Any) -> F64:
     return np.clip(number(decay), 0, 1)
 
 
-def _returns(lif: Neuron, value: Any, state: State) -> Any:
+def _returns(lif: Neuron, value: Any, path: str) -> Any:
     """What the layer returns: spikes, and its states where it does not hide them."""
-    return (value, *(state,) * STATES[type(lif)]) if lif.output or not lif.init_hidden else value
+    states = (State(path, part) for part in STATES[type(lif)])
+    return (value, *states) if lif.output or not lif.init_hidden else value
 
 
 RESETS = {"subtract": 0, "zero": 1, "none": 2}
 STATE_FUNCTIONS = {"subtract": "_base_sub", "zero": "_base_zero", "none": "_base_int"}
-STATES = {snn.Leaky: 1, snn.Synaptic: 2, snn.Lapicque: 1, snn.RLeaky: 1, snn.RSynaptic: 2}  # that it returns
+STATES = {  # what they return after their spikes
+    snn.Leaky: ("mem",),
+    snn.Synaptic: ("syn", "mem"),
+    snn.Lapicque: ("mem",),
+    snn.RLeaky: ("mem",),
+    snn.RSynaptic: ("syn", "mem"),
+}
 NEURONS: Converters = {
     snn.Leaky: _leaky,
     snn.Synaptic: _synaptic,

@@ -17,7 +17,7 @@ from torch import fx, nn
 
 from rmp_deploy.converters.torch_functions import FUNCTIONS, INPUT, METHODS, Call, Handler, Value
 from rmp_deploy.converters.torch_layers import LAYERS, SIZED, Converters, refused
-from rmp_deploy.converters.torch_states import State, call_with_states, is_state_of
+from rmp_deploy.converters.torch_states import State, call_with_states, check_states
 from rmp_deploy.errors import RmpDeployError
 from rmp_deploy.ir.graph import Rule
 from rmp_deploy.ir.ops import LI, LIF, Delay, Flatten, Op, Shape
@@ -36,7 +36,8 @@ class Dialect:
         encoders: layers that repeat a sample over time -> how many times.
         sized: layers that depend on the size of their input -> the layer that does the same at one sample's shape.
         leaves: layers that are never traced through: converted, or refused by name.
-        stateful: layers that take and return states -> what they return, given their value and state.
+        stateful: layers that take and return states -> what they return, given their value and module path.
+        keep_state: whether such a layer goes on from its own state where it is given none, or begins anew.
     """
 
     converters: Converters
@@ -45,7 +46,8 @@ class Dialect:
     encoders: Mapping[type[nn.Module], Callable[[Any], int]] = field(default_factory=dict)
     sized: Mapping[type[nn.Module], Callable[[Any, str, Shape], nn.Module]] = field(default_factory=lambda: SIZED)
     leaves: tuple[type[nn.Module], ...] = ()
-    stateful: Mapping[type[nn.Module], Callable[[Any, Any, State], Any]] = field(default_factory=dict)
+    stateful: Mapping[type[nn.Module], Callable[[Any, Any, str], Any]] = field(default_factory=dict)
+    keep_state: bool = True
 
     @property
     def in_step(self) -> Dialect:
@@ -84,14 +86,15 @@ def trace(model: nn.Module, input_shape: Shape, dialect: Dialect, leading: int =
         if layer._forward_hooks or layer._forward_pre_hooks:
             todo = "Remove it first (torch.nn.utils.remove_weight_norm, handle.remove())"
             raise refused(layer, path, "has a forward hook, whose effect is unknown", "no hooks", todo)
-    training = {module: module.training for module in model.modules()}
+    attributes = {module: dict(vars(module)) for module in model.modules()}  # a forward may set some
     model.eval()
     try:
         walk = _Walk(type(model).__name__, dialect, Value(INPUT, leading, tuple(input_shape)))
         value = walk.into(model, "", dialect, walk.input)
     finally:
-        for module, was in training.items():
-            module.training = was
+        for module, before in attributes.items():
+            vars(module).clear()
+            vars(module).update(before)
     return Traced(tuple(walk.ops), value.name, value.rule, walk.T)
 
 
@@ -118,24 +121,25 @@ class _Proxy(fx.Proxy):
 class _Tracer(fx.Tracer):
     """A layer that somebody converts or refuses by name is one node; everything else is traced through."""
 
-    def __init__(self, known: set[type[nn.Module]], dialect: Dialect, path: str) -> None:
+    def __init__(self, known: set[type[nn.Module]], dialect: Dialect, path: str, first_step: bool) -> None:
         super().__init__()
-        self.known, self.dialect, self.path = known, dialect, path
+        self.known, self.dialect, self.path, self.first_step = known, dialect, path, first_step
 
     def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
         ours = type(m) in self.known or isinstance(m, self.dialect.leaves)
         return ours or super().is_leaf_module(m, module_qualified_name)
 
     def call_module(self, m: nn.Module, forward: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        if not isinstance(m, self.dialect.leaves) or not args:
-            return super().call_module(m, forward, args, kwargs)
         path = _joined(self.path, _inner(self.path_of_module(m)))
-        if not all(is_state_of(state, path) for state in (*args[1:], *kwargs.values())):
-            todo = "Give it the state that it returned in the step before, and nothing else"
-            raise refused(m, path, "called with another state than its own", "one tensor and its own states", todo)
-        value = super().call_module(m, forward, args[:1], {})
-        returns = self.dialect.stateful.get(type(m))
-        return value if returns is None else returns(m, value, State(path))
+        if type(m) not in self.dialect.stateful:
+            if isinstance(m, self.dialect.leaves):  # refused by name, whatever it is called with
+                args = tuple(x for x in args if not isinstance(x, State))
+            elif any(isinstance(x, State) for x in args) and self.is_leaf_module(m, path):
+                raise refused(m, path, "called with a state", "spikes or currents", "Use a layer that takes none")
+            return super().call_module(m, forward, args, kwargs)
+        (_, x), *states = inspect.signature(m.forward).bind(*args, **kwargs).arguments.items()
+        check_states(m, path, dict(states), self.first_step, self.dialect.keep_state)
+        return self.dialect.stateful[type(m)](m, super().call_module(m, forward, (x,), {}), path)
 
     def proxy(self, node: fx.Node) -> fx.Proxy:
         return _Proxy(node, self)
@@ -155,10 +159,12 @@ class _Walk:
     def into(self, module: nn.Module, path: str, dialect: Dialect, x: Value) -> Value:
         """Trace `module`, which stands at `path`, and walk its nodes from the value `x`."""
         known = {*self.dialect.converters, *dialect.converters, *dialect.per_step, *dialect.encoders}
-        tracer = _Tracer(known, dialect, path)
+        tracer = _Tracer(known, dialect, path, first_step=False)
         root = _Root(module, stateful=bool(dialect.stateful))
         self.paths |= {_joined(path, name) for name, _ in module.named_modules()}
         try:
+            if dialect.stateful:  # so that states stand where later steps find them
+                _Tracer(known, dialect, path, first_step=True).trace(root)
             graph = tracer.trace(root)
         except RmpDeployError:
             raise
@@ -241,7 +247,8 @@ class _Nodes(fx.Interpreter):
         name = self.walk.new_name(path, of_module=True)
         made = dialect.converters[kind](layer, name, tuple(x.name for x in inputs))
         if name != path and any(isinstance(op, LIF | LI | Delay) for op in made):
-            raise refused(layer, path, "called twice", "once: it has one state", "Use one neuron layer per place")
+            todo = "Use one neuron layer per place, and keep a loop over time outside of the model"
+            raise refused(layer, path, "called twice", "once: it has one state", todo)
         return self.walk.emit(made, source)
 
     def _encode(self, T: int) -> Value:
