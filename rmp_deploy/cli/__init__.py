@@ -12,13 +12,14 @@ from types import ModuleType
 from typing import NoReturn
 
 from rmp_deploy import __version__
-from rmp_deploy.cli import check, demo, doctor, draw, energy, export, profiles, simulate, train, verify
+from rmp_deploy.cli import check, convert, demo, doctor, draw, energy, export, profiles, simulate, train, verify
 from rmp_deploy.errors import RmpDeployError
 
 COMMANDS: dict[str, ModuleType] = {
     "demo": demo,
     "train": train,
     "export": export,
+    "convert": convert,
     "check": check,
     "draw": draw,
     "verify": verify,
