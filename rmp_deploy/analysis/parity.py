@@ -17,7 +17,7 @@ import numpy.typing as npt
 from rmp_deploy.analysis.replay import Replay, replay
 from rmp_deploy.errors import RmpDeployError
 from rmp_deploy.ir.graph import SpikingGraph
-from rmp_deploy.ir.ops import LIF
+from rmp_deploy.ir.ops import SpikingNeuron
 from rmp_deploy.ir.trace import Trace
 
 Mask = npt.NDArray[np.bool_]
@@ -120,7 +120,7 @@ def _replay(graph: SpikingGraph, x: npt.NDArray[Any], trace: Trace, trained: Spi
 
 def _check(graph: SpikingGraph, x: npt.NDArray[Any], trace: Trace) -> None:
     graph.check_samples(x)
-    for op in graph.of_type(LIF):
+    for op in graph.spiking:
         wanted = (len(x), graph.T, *graph.shapes[op.name])
         found = trace.spikes[op.name].shape if op.name in trace.spikes else None
         if found != wanted:
@@ -129,12 +129,12 @@ def _check(graph: SpikingGraph, x: npt.NDArray[Any], trace: Trace) -> None:
 
 
 def _compare(graph: SpikingGraph, a: Trace, of_a: Replay, b: Trace, of_b: Replay) -> Rung:
-    differs = {op.name: a.spikes[op.name] != b.spikes[op.name] for op in graph.of_type(LIF)}
+    differs = {op.name: a.spikes[op.name] != b.spikes[op.name] for op in graph.spiking}
     clean = ~np.any([mask.reshape(len(mask), -1).any(axis=1) for mask in differs.values()], axis=0)
     output_holds = all(
         bool((np.abs(trace.output - own.output) <= own.output_tolerance).all()) for trace, own in ((a, of_a), (b, of_b))
     )
-    layers = tuple(_layer(op, a, of_a, b, of_b, differs[op.name], clean) for op in graph.of_type(LIF))
+    layers = tuple(_layer(op, a, of_a, b, of_b, differs[op.name], clean) for op in graph.spiking)
     return Rung(
         source=a.backend,
         target=b.backend,
@@ -145,13 +145,15 @@ def _compare(graph: SpikingGraph, a: Trace, of_a: Replay, b: Trace, of_b: Replay
     )
 
 
-def _layer(op: LIF, a: Trace, of_a: Replay, b: Trace, of_b: Replay, differs: Mask, clean: Mask) -> LayerParity:
+def _layer(
+    op: SpikingNeuron, a: Trace, of_a: Replay, b: Trace, of_b: Replay, differs: Mask, clean: Mask
+) -> LayerParity:
     contradicted, broken = np.zeros_like(differs), np.zeros_like(differs)
     potentials_hold = True
     for trace, own in ((a, of_a.layers[op.name]), (b, of_b.layers[op.name])):
-        wrong: Mask = (own.u > op.v_threshold) != trace.spikes[op.name]
+        wrong: Mask = (own.u > op.threshold) != trace.spikes[op.name]
         contradicted |= wrong
-        broken |= wrong & (np.abs(own.u - op.v_threshold) > own.tolerance)
+        broken |= wrong & (np.abs(own.u - op.threshold) > own.tolerance)
         if op.name in trace.v:
             potentials_hold &= bool((np.abs(trace.v[op.name] - own.v) <= own.tolerance).all())
     index = next((_earliest(mask) for mask in (broken, contradicted, differs) if mask.any()), None)
@@ -175,9 +177,11 @@ def _earliest(mask: Mask) -> tuple[int, ...]:
     return tuple(int(i) for i in found[np.argmin(found[:, 1])])
 
 
-def _divergence(op: LIF, a: Trace, of_a: Replay, b: Trace, of_b: Replay, index: tuple[int, ...]) -> Divergence:
+def _divergence(
+    op: SpikingNeuron, a: Trace, of_a: Replay, b: Trace, of_b: Replay, index: tuple[int, ...]
+) -> Divergence:
     """What happened at `index`; the potential is that of the trace whose spike its own inputs contradict most."""
-    threshold = float(np.broadcast_to(op.v_threshold, a.spikes[op.name].shape)[index])
+    threshold = float(np.broadcast_to(op.threshold, a.spikes[op.name].shape)[index])
     spikes = [bool(trace.spikes[op.name][index]) for trace in (a, b)]
     owns = [own.layers[op.name] for own in (of_a, of_b)]
     errors = [

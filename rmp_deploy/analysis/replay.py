@@ -14,8 +14,21 @@ import numpy as np
 import numpy.typing as npt
 
 from rmp_deploy.ir.graph import SpikingGraph
-from rmp_deploy.ir.ops import LI, LIF, BatchNorm, Conv1d, Conv2d, CubaLIF, Delay, Linear, Op
-from rmp_deploy.ir.reference import STATELESS, read_out
+from rmp_deploy.ir.ops import (
+    LI,
+    LIF,
+    BatchNorm,
+    Conv1d,
+    Conv2d,
+    CubaLIF,
+    Delay,
+    Linear,
+    LoihiConv2d,
+    LoihiLIF,
+    LoihiLinear,
+    Op,
+)
+from rmp_deploy.ir.reference import STATELESS, loihi_lif, read_out
 from rmp_deploy.ir.trace import Trace
 
 F64 = npt.NDArray[np.float64]
@@ -55,10 +68,10 @@ def replay(graph: SpikingGraph, x: npt.NDArray[Any], trace: Trace) -> Replay:
     def zeros(op: Op) -> F64:
         return np.zeros((2, n, *graph.shapes[op.name]))  # [value, magnitude]
 
-    v = {op.name: zeros(op) for op in graph.ops if isinstance(op, LIF | LI)}
-    i = {op.name: zeros(op) for op in graph.of_type(CubaLIF)}
+    v = {op.name: zeros(op) for op in graph.ops if isinstance(op, LIF | LI | LoihiLIF)}
+    i = {op.name: zeros(op) for op in graph.of_type(CubaLIF, LoihiLIF)}
     waiting = {op.name: deque([zeros(op)] * op.steps) for op in graph.of_type(Delay)}
-    steps: dict[str, list[tuple[F64, F64, F64]]] = {op.name: [] for op in graph.of_type(LIF)}
+    steps: dict[str, list[tuple[F64, F64, F64]]] = {op.name: [] for op in graph.spiking}
     read: list[F64] = []
     for t in range(graph.T):
         frame = samples if graph.input.encoding == "direct" else samples[:, t]
@@ -75,12 +88,19 @@ def replay(graph: SpikingGraph, x: npt.NDArray[Any], trace: Trace) -> Replay:
                 v[op.name] = _reset(op, u, s)
                 steps[op.name].append((u[0], v[op.name][0], u[1]))
                 values[op.name] = np.stack([s, s]).astype(np.float64)
+            elif isinstance(op, LoihiLIF):  # integers do not round: their magnitude, and so the tolerance, is 0
+                s = trace.spikes[op.name][:, t]
+                step = loihi_lif(op, values[op.inputs[0]][0].astype(np.int64), v[op.name][0], i[op.name][0])
+                assert step.u is not None
+                i[op.name][0], v[op.name][0] = step.states["i"], np.where(s, 0, step.u)
+                steps[op.name].append((step.u, v[op.name][0].copy(), v[op.name][1]))
+                values[op.name] = np.stack([s, s]).astype(np.float64)
             elif isinstance(op, LI):
                 values[op.name] = v[op.name] = op.decay.astype(np.float64) * v[op.name] + values[op.inputs[0]]
             else:
                 exact, magnitude = zip(*(values[name] for name in op.inputs), strict=True)
-                step = STATELESS[type(op)]
-                values[op.name] = np.stack([step(op, *exact), step(absolute[op.name], *magnitude)])
+                compute = STATELESS[type(op)]
+                values[op.name] = np.stack([compute(op, *exact), compute(absolute[op.name], *magnitude)])
         for op in graph.of_type(Delay):
             waiting[op.name].append(values[op.inputs[0]])
         read.append(values[graph.readout.value])
@@ -108,6 +128,8 @@ def _absolute(op: Op) -> Op:
     """The op that turns its inputs' magnitudes into its value's: the same with absolute parameters."""
     if isinstance(op, Linear | Conv1d | Conv2d):
         return replace(op, weight=np.abs(op.weight), bias=None if op.bias is None else np.abs(op.bias))
+    if isinstance(op, LoihiLinear | LoihiConv2d):
+        return replace(op, weight=np.zeros_like(op.weight))  # integers do not round
     if isinstance(op, BatchNorm):
         return replace(op, gamma=np.abs(op.gamma), beta=np.abs(op.beta), mean=-np.abs(op.mean))
     return op

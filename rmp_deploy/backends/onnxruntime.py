@@ -12,7 +12,6 @@ import onnxruntime as ort
 
 from rmp_deploy.ir import onnx_io
 from rmp_deploy.ir.graph import SpikingGraph
-from rmp_deploy.ir.ops import LIF
 from rmp_deploy.ir.trace import Record, Trace
 
 
@@ -24,7 +23,7 @@ def run(graph: SpikingGraph, x: npt.NDArray[Any], record: Sequence[Record] = ())
     """
     graph.check_samples(x)
     found = _outputs(onnx_io.to_bytes(graph, record), x)
-    layers = {str(what): {op.name: found[f"trace/{what}/{op.name}"] for op in graph.of_type(LIF)} for what in record}
+    layers = {str(what): {op.name: found[f"trace/{what}/{op.name}"] for op in graph.spiking} for what in record}
     if "spikes" in layers:
         layers["spikes"] = {name: s > 0 for name, s in layers["spikes"].items()}
     return Trace(backend="onnxruntime", output=found["output"], **layers)

@@ -16,7 +16,6 @@ from rmp_deploy.cli.common import add_data, add_file, batches, check_output, con
 from rmp_deploy.errors import RmpDeployError
 from rmp_deploy.files import write_atomically
 from rmp_deploy.ir import onnx_io
-from rmp_deploy.ir.ops import LIF
 from rmp_deploy.ir.trace import Record, Trace, concatenate
 
 
@@ -40,7 +39,7 @@ def run(args: argparse.Namespace) -> int:
     start = time.perf_counter()
     record: tuple[Record, ...] = tuple(dict.fromkeys((*wanted, "spikes")))
     kept: list[Trace] = []
-    spikes = dict.fromkeys((op.name for op in graph.of_type(LIF)), 0)
+    spikes = dict.fromkeys((op.name for op in graph.spiking), 0)
     n, right = 0, None if samples.y is None else 0
     for _, trace in batches(graph, samples.x, args.backend, record):
         labels = None if samples.y is None else samples.y[n : n + trace.n_samples]

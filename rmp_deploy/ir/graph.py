@@ -13,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from rmp_deploy.errors import RmpDeployError, op_error
-from rmp_deploy.ir.integers import MAX_MESSAGE_BITS, limits
+from rmp_deploy.ir.integers import MAX_MESSAGE_BITS, currents, limits
 from rmp_deploy.ir.ops import (
     LI,
     LIF,
@@ -144,6 +144,11 @@ class SpikingGraph:
     def integers(self) -> dict[str, int]:
         """Largest magnitude of every value that is an integer, by name (`rmp_deploy.ir.integers`)."""
         return limits(self.ops, self.input.name, self.input.message_bits)
+
+    @cached_property
+    def currents(self) -> frozenset[str]:
+        """The values that Loihi's synapses made and no neuron has read yet: integers, and no spikes."""
+        return currents(self.ops)
 
     def of_type(self, *kinds: type[AnyOp]) -> tuple[AnyOp, ...]:
         """The ops of these types, in order."""

@@ -46,21 +46,33 @@ def limits(ops: Sequence[Op], input_name: str, message_bits: int | None) -> dict
     """
     known: dict[str, int] = {} if message_bits is None else {input_name: max(1, 2**message_bits - 1)}
     known |= {op.name: 1 for op in ops if isinstance(op, SpikingNeuron)}
-    passing = [op for op in ops if type(op) in LARGEST]
-    before, currents = -1, {op.name for op in ops if isinstance(op, SYNAPSES)}
-    while len(known) + len(currents) > before:  # one round, unless a Delay reads what is made after it
-        before = len(known) + len(currents)
+    passing, before = [op for op in ops if type(op) in LARGEST], -1
+    while len(known) > before:  # one round, unless a Delay reads what is made after it
+        before = len(known)
         for op in passing:
             if op.name not in known and known.keys() >= set(op.inputs):
                 known[op.name] = LARGEST[type(op)](op, *(known[i] for i in op.inputs))
-            if not currents.isdisjoint(op.inputs):
-                currents.add(op.name)
+        passing.reverse()
+    moved = currents(ops)
     for op in ops:
-        _check(op, known, currents)
+        _check(op, known, moved)
     return known
 
 
-def _check(op: Op, known: dict[str, int], currents: set[str]) -> None:
+def currents(ops: Sequence[Op]) -> frozenset[str]:
+    """The values of Loihi's synapses, also where ops without weights have moved, joined or delayed them."""
+    found = {op.name for op in ops if isinstance(op, SYNAPSES)}
+    passing, before = [op for op in ops if type(op) in LARGEST], -1
+    while len(found) > before:
+        before = len(found)
+        for op in passing:
+            if not found.isdisjoint(op.inputs):
+                found.add(op.name)
+        passing.reverse()
+    return frozenset(found)
+
+
+def _check(op: Op, known: dict[str, int], moved: frozenset[str]) -> None:
     real = [i for i in op.inputs if i not in known]
     if isinstance(op, (*SYNAPSES, LoihiLIF)):
         if real:
@@ -71,7 +83,7 @@ def _check(op: Op, known: dict[str, int], currents: set[str]) -> None:
                 todo = "Use smaller weights, a smaller weight_exp or fewer message_bits"
                 what = f"largest possible |{name}| = {known[name]}"
                 raise op_error(op.kind, op.name, what, f"{MAX_INTEGER} (24 bits and sign)", todo)
-    elif (read := currents & set(op.inputs)) and not (type(op) in LARGEST and op.name in known):
+    elif (read := moved & set(op.inputs)) and not (type(op) in LARGEST and op.name in known):
         what, todo = f"input = '{min(read)}', a current of Loihi's synapses", "Put a LoihiLIF between"
         raise op_error(op.kind, op.name, what, "real values or spikes (and no loop without neurons)", todo)
 

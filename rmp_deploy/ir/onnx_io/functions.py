@@ -15,14 +15,15 @@ ONNX_OPSET = 21
 IR_VERSION = 10  # ONNX's own container version; readable by onnxruntime >= 1.18
 
 
-def _function(
+def function(
     name: str, inputs: list[str], outputs: list[str], nodes: list[NodeProto], attributes: Sequence[str] = ()
 ) -> FunctionProto:
+    """A function of our domain whose body is `nodes`."""
     opset = [helper.make_opsetid("", ONNX_OPSET)]
     return helper.make_function(DOMAIN, name, inputs, outputs, nodes, opset, list(attributes))
 
 
-def _attribute(out: str, name: str, kind: AttributeProto.AttributeType, value: str) -> NodeProto:
+def attribute(out: str, name: str, kind: AttributeProto.AttributeType, value: str) -> NodeProto:
     """A Constant whose value is the function's attribute `name`."""
     node = helper.make_node("Constant", [], [out])
     node.attribute.append(AttributeProto(name=value, ref_attr_name=name, type=kind))
@@ -32,7 +33,7 @@ def _attribute(out: str, name: str, kind: AttributeProto.AttributeType, value: s
 def _leak(decay: str, state: str, current: str, out: str) -> list[NodeProto]:
     """``out = decay * state + current``"""
     return [
-        _attribute(f"{decay}_", decay, AttributeProto.TENSOR, "value"),
+        attribute(f"{decay}_", decay, AttributeProto.TENSOR, "value"),
         helper.make_node("Mul", [f"{decay}_", state], [f"{out}_leaked"]),
         helper.make_node("Add", [f"{out}_leaked", current], [out]),
     ]
@@ -42,8 +43,8 @@ def _fire_and_reset(reset: Reset) -> list[NodeProto]:
     """``spikes = u > v_threshold``, then ``v = v_reset where spikes else u`` or ``v = u - v_subtract * spikes``."""
     to = RESET_TO[reset]
     fire = [
-        _attribute("v_threshold_", "v_threshold", AttributeProto.TENSOR, "value"),
-        _attribute(f"{to}_", to, AttributeProto.TENSOR, "value"),
+        attribute("v_threshold_", "v_threshold", AttributeProto.TENSOR, "value"),
+        attribute(f"{to}_", to, AttributeProto.TENSOR, "value"),
         helper.make_node("Greater", ["u", "v_threshold_"], ["fired"]),
         helper.make_node("CastLike", ["fired", "x"], ["spikes"]),
     ]
@@ -64,7 +65,7 @@ def _lif(reset: Reset) -> FunctionProto:
     """``u = decay * v_prev + x``, then fire and reset; see `rmp_deploy.ir.ops.LIF`."""
     nodes = [*_leak("decay", "v_prev", "x", "u"), *_fire_and_reset(reset)]
     attributes = ("decay", "v_threshold", RESET_TO[reset])
-    return _function(f"LIF{SUFFIX[reset]}", ["x", "v_prev"], ["spikes", "v", "u"], nodes, attributes)
+    return function(f"LIF{SUFFIX[reset]}", ["x", "v_prev"], ["spikes", "v", "u"], nodes, attributes)
 
 
 def _cuba_lif(reset: Reset) -> FunctionProto:
@@ -72,13 +73,13 @@ def _cuba_lif(reset: Reset) -> FunctionProto:
     leaks = [*_leak("current_decay", "i_prev", "x", "i"), *_leak("decay", "v_prev", "i", "u")]
     nodes, attributes = [*leaks, *_fire_and_reset(reset)], ("current_decay", "decay", "v_threshold", RESET_TO[reset])
     inputs, outputs = ["x", "v_prev", "i_prev"], ["spikes", "v", "i", "u"]
-    return _function(f"CubaLIF{SUFFIX[reset]}", inputs, outputs, nodes, attributes)
+    return function(f"CubaLIF{SUFFIX[reset]}", inputs, outputs, nodes, attributes)
 
 
 def _li() -> FunctionProto:
     """``v = decay * v_prev + x``; the value is v."""
     nodes = [*_leak("decay", "v_prev", "x", "v"), helper.make_node("Identity", ["v"], ["y"])]
-    return _function("LI", ["x", "v_prev"], ["y", "v"], nodes, ("decay",))
+    return function("LI", ["x", "v_prev"], ["y", "v"], nodes, ("decay",))
 
 
 def _sum_pool2d() -> FunctionProto:
@@ -86,7 +87,7 @@ def _sum_pool2d() -> FunctionProto:
     conv = helper.make_node("Conv", ["x", "ones"], ["y"])
     for name, kind in (("strides", AttributeProto.INTS), ("pads", AttributeProto.INTS), ("group", AttributeProto.INT)):
         conv.attribute.append(AttributeProto(name=name, ref_attr_name=name, type=kind))
-    return _function("SumPool2d", ["x", "ones"], ["y"], [conv], ("strides", "pads", "group"))
+    return function("SumPool2d", ["x", "ones"], ["y"], [conv], ("strides", "pads", "group"))
 
 
 def _delay_read() -> FunctionProto:
@@ -95,7 +96,7 @@ def _delay_read() -> FunctionProto:
         helper.make_node("Constant", [], ["first"], value_int=0),
         helper.make_node("Gather", ["waiting_prev", "first"], ["y"], axis=1),
     ]
-    return _function("DelayRead", ["waiting_prev"], ["y"], nodes)
+    return function("DelayRead", ["waiting_prev"], ["y"], nodes)
 
 
 def _delay_write() -> FunctionProto:
@@ -107,7 +108,7 @@ def _delay_write() -> FunctionProto:
         helper.make_node("Unsqueeze", ["x", "one"], ["newest"]),
         helper.make_node("Concat", ["rest", "newest"], ["waiting"], axis=1),
     ]
-    return _function("DelayWrite", ["x", "waiting_prev"], ["waiting"], nodes)
+    return function("DelayWrite", ["x", "waiting_prev"], ["waiting"], nodes)
 
 
 def _spike_count() -> FunctionProto:
@@ -119,7 +120,7 @@ def _spike_count() -> FunctionProto:
         helper.make_node("Cast", ["sum"], ["count"], to=TensorProto.INT64),
         helper.make_node("Add", ["n_prev", "count"], ["n"]),
     ]
-    return _function("SpikeCount", ["spikes", "n_prev"], ["n"], nodes)
+    return function("SpikeCount", ["spikes", "n_prev"], ["n"], nodes)
 
 
 FUNCTIONS: dict[str, Callable[[], FunctionProto]] = {  # by op_type; a file holds those that it uses

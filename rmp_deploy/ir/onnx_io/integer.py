@@ -161,9 +161,7 @@ def _synapse_node(op: LoihiLinear | LoihiConv2d, kind: str, **geometry: Any) -> 
     options = {name: getattr(op, name) for name in SYNAPSE_ATTRIBUTES}
     scale = float(UNIT[op.sign_mode] * 2.0**op.weight_exp)
     inputs = [*op.inputs, f"{op.name}/weight"]
-    return helper.make_node(
-        kind, inputs, [op.name], name=op.name, domain=DOMAIN, scale=scale, **options, **geometry
-    )
+    return helper.make_node(kind, inputs, [op.name], name=op.name, domain=DOMAIN, scale=scale, **options, **geometry)
 
 
 def _linear_node(graph: SpikingGraph, op: LoihiLinear) -> NodeProto:
@@ -172,9 +170,7 @@ def _linear_node(graph: SpikingGraph, op: LoihiLinear) -> NodeProto:
 
 def _conv2d_node(_graph: SpikingGraph, op: LoihiConv2d) -> NodeProto:
     pads = [*op.padding, *op.padding]
-    return _synapse_node(
-        op, "LoihiConv2d", strides=op.stride, pads=pads, dilations=op.dilation, group=op.groups
-    )
+    return _synapse_node(op, "LoihiConv2d", strides=op.stride, pads=pads, dilations=op.dilation, group=op.groups)
 
 
 WRITERS: dict[type[Op], Callable[[SpikingGraph, Any], NodeProto]] = {

@@ -12,17 +12,18 @@ import numpy.typing as npt
 from onnx import GraphProto, ModelProto, NodeProto, TensorProto, ValueInfoProto, helper, numpy_helper
 
 from rmp_deploy.errors import RmpDeployError
-from rmp_deploy.ir.graph import Readout, SpikingGraph
+from rmp_deploy.ir.graph import SpikingGraph
 from rmp_deploy.ir.onnx_io.arrays import describe
 from rmp_deploy.ir.onnx_io.external import MAX_INSIDE, is_outside
 from rmp_deploy.ir.onnx_io.functions import DOMAIN, DOMAIN_VERSION, FUNCTIONS, IR_VERSION, ONNX_OPSET
-from rmp_deploy.ir.onnx_io.nodes import STATES, Tensors, state_shape, tensors, to_node
+from rmp_deploy.ir.onnx_io.integer import FUNCTIONS as INTEGER_FUNCTIONS
+from rmp_deploy.ir.onnx_io.nodes import STATES, Tensors, state_shape, state_type, tensors, to_node
 from rmp_deploy.ir.onnx_io.wire import join, pieces
-from rmp_deploy.ir.ops import LIF, Delay, Op, Shape, SumPool2d
+from rmp_deploy.ir.ops import Delay, Op, Shape, SumPool2d
 from rmp_deploy.ir.trace import Record
 
 GRAPH_KEY = "rmp_deploy.graph"
-FLOAT, INT64 = TensorProto.FLOAT, TensorProto.INT64
+FLOAT, DOUBLE, INT64 = TensorProto.FLOAT, TensorProto.DOUBLE, TensorProto.INT64
 
 
 def to_model(graph: SpikingGraph, record: Sequence[Record] = ()) -> ModelProto:
@@ -53,11 +54,15 @@ def to_skeleton(graph: SpikingGraph, record: Sequence[Record] = ()) -> tuple[Mod
         RmpDeployError: the graph's name or its provenance is no text.
     """
     weights = _weights(graph)
-    shapes, spiking = graph.shapes, graph.of_type(LIF)
+    shapes, spiking = graph.shapes, graph.spiking
     states = [(op, key) for op in graph.ops for key in STATES.get(type(op), ())]
     suffix = {"spikes": "", "v": "/v", "u": "/u"}
-    traced = [(f"trace/{what}/{op.name}", op.name + suffix[what], shapes[op.name]) for what in record for op in spiking]
-    scanned = [("time/readout", graph.readout.value, shapes[graph.readout.value]), *traced]
+    traced = [
+        (f"trace/{what}/{op.name}", op.name + suffix[what], FLOAT if what == "spikes" else state_type(op))
+        for what in record
+        for op in spiking
+    ]
+    scanned = [("time/readout", graph.readout.value, FLOAT), *traced]
     constants: dict[str, npt.NDArray[Any]] = {}
     nodes = [helper.make_node("Shape", ["input"], ["time/batch"], start=0, end=1)]
     if graph.input.encoding == "direct":
@@ -76,11 +81,10 @@ def to_skeleton(graph: SpikingGraph, record: Sequence[Record] = ()) -> tuple[Mod
         constants[f"{name}_shape"] = np.array(state_shape(graph, op), np.int64)
         nodes += [
             helper.make_node("Concat", ["time/batch", f"{name}_shape"], [f"{name}_batch_shape"], axis=0),
-            helper.make_node("ConstantOfShape", [f"{name}_batch_shape"], [f"{name}_start"]),
+            helper.make_node("ConstantOfShape", [f"{name}_batch_shape"], [f"{name}_start"], **_zero(state_type(op))),
         ]
-    zero = numpy_helper.from_array(np.zeros(1, np.int64), "time/zero")
     nodes += [
-        helper.make_node("ConstantOfShape", ["time/batch"], ["time/n_start"], value=zero),
+        helper.make_node("ConstantOfShape", ["time/batch"], ["time/n_start"], **_zero(INT64)),
         helper.make_node(
             "Scan",
             [f"{op.name}/{key}_start" for op, key in states] + ["time/n_start"] * len(spiking) + ["time/series"],
@@ -91,20 +95,21 @@ def to_skeleton(graph: SpikingGraph, record: Sequence[Record] = ()) -> tuple[Mod
             num_scan_inputs=1,
             body=_step(graph, states, scanned, weights),
         ),
-        *_readout_nodes(graph.readout, constants),
+        *_readout_nodes(graph, constants),
     ]
     nodes += [
-        helper.make_node("Transpose", [f"{name}.steps"], [name], perm=_swapped(len(shape))) for name, _, shape in traced
+        helper.make_node("Transpose", [f"{name}.steps"], [name], perm=_swapped(len(_shape_of(graph, value))))
+        for name, value, _ in traced
     ]
 
-    outputs = [_info("output", FLOAT, "B", math.prod(shapes[graph.readout.value]))]
+    outputs = [_info("output", _output_type(graph), "B", math.prod(shapes[graph.readout.value]))]
     outputs += [_info(f"spike_count/{op.name}", INT64, "B") for op in spiking]
-    outputs += [_info(name, FLOAT, "B", graph.T, *shape) for name, _, shape in traced]
+    outputs += [_info(name, kind, "B", graph.T, *_shape_of(graph, value)) for name, value, kind in traced]
     initializers = [numpy_helper.from_array(array, name) for name, array in constants.items()]
     used = {node.op_type for node in step_of(nodes).node if node.domain == DOMAIN}
     model = helper.make_model(
         helper.make_graph(nodes, graph.name, [_info("input", FLOAT, *input_dims)], outputs, initializers),
-        functions=[make() for name, make in FUNCTIONS.items() if name in used],
+        functions=[make() for name, make in (FUNCTIONS | INTEGER_FUNCTIONS).items() if name in used],
         opset_imports=[helper.make_opsetid("", ONNX_OPSET), helper.make_opsetid(DOMAIN, DOMAIN_VERSION)],
         ir_version=IR_VERSION,
         producer_name="rmp-deploy",
@@ -136,10 +141,10 @@ def _weights(graph: SpikingGraph) -> Tensors:
 
 
 def _step(
-    graph: SpikingGraph, states: list[tuple[Op, str]], scanned: list[tuple[str, str, Shape]], weights: Tensors
+    graph: SpikingGraph, states: list[tuple[Op, str]], scanned: list[tuple[str, str, int]], weights: Tensors
 ) -> GraphProto:
     """The body of the Scan: one time step; `scanned` values leave it at every step."""
-    spiking = graph.of_type(LIF)
+    spiking = graph.spiking
     nodes = [to_node(graph, op) for op in graph.ops]
     nodes += [
         helper.make_node("DelayWrite", [op.inputs[0], f"{op.name}/waiting_prev"], [f"{op.name}/waiting"], domain=DOMAIN)
@@ -152,14 +157,15 @@ def _step(
     nodes += [helper.make_node("Identity", [value], [f"{name}.step"]) for name, value, _ in scanned]
 
     def all_states(suffix: str) -> list[ValueInfoProto]:
-        kept = [_info(f"{op.name}/{key}{suffix}", FLOAT, "B", *state_shape(graph, op)) for op, key in states]
+        kept = [_info(f"{op.name}/{key}{suffix}", state_type(op), "B", *state_shape(graph, op)) for op, key in states]
         return kept + [_info(f"{op.name}/n{suffix}", INT64, "B") for op in spiking]
 
+    leaving = [_info(f"{name}.step", kind, "B", *_shape_of(graph, value)) for name, value, kind in scanned]
     return helper.make_graph(
         nodes,
         "step",
         [*all_states("_prev"), _info(graph.input.name, FLOAT, "B", *graph.input.shape)],
-        [*all_states(""), *(_info(f"{name}.step", FLOAT, "B", *shape) for name, _, shape in scanned)],
+        [*all_states(""), *leaving],
         # here and not outside: ONNX Runtime rearranges a convolution's weights only in the graph that holds them
         [describe(array, name) for name, array in weights.items()],
     )
@@ -169,21 +175,43 @@ def _info(name: str, kind: int, *dims: int | str) -> ValueInfoProto:
     return helper.make_tensor_value_info(name, kind, list(dims))
 
 
+def _zero(kind: int) -> dict[str, TensorProto]:
+    """The attribute that makes a ConstantOfShape of `kind`; its default is float32."""
+    if kind == FLOAT:
+        return {}
+    return {"value": numpy_helper.from_array(np.zeros(1, helper.tensor_dtype_to_np_dtype(kind)), "time/zero")}
+
+
+def _shape_of(graph: SpikingGraph, value: str) -> Shape:
+    """Shape of an op's value or, `<op>/v`, of what else it makes."""
+    return graph.shapes[value.partition("/")[0]]
+
+
+def _output_type(graph: SpikingGraph) -> int:
+    """float64 for Loihi's currents, whose sum over the steps float32 may not hold."""
+    return DOUBLE if graph.readout.value in graph.currents else FLOAT
+
+
 def _swapped(rank: int) -> list[int]:
     """The permutation that swaps time and batch of a value with `rank` axes besides."""
     return [1, 0, *range(2, rank + 2)]
 
 
-def _readout_nodes(readout: Readout, constants: dict[str, npt.NDArray[Any]]) -> list[NodeProto]:
+def _readout_nodes(graph: SpikingGraph, constants: dict[str, npt.NDArray[Any]]) -> list[NodeProto]:
+    readout, steps = graph.readout, "time/readout.steps"
+    before = []
+    if _output_type(graph) == DOUBLE:
+        before = [helper.make_node("Cast", [steps], ["time/readout.double"], to=DOUBLE)]
+        steps = "time/readout.double"
     constants["time/first_axis"] = np.array([0], np.int64)
     if readout.rule == "last":
         constants["time/last_step"] = np.array(-1, np.int64)
-        rule = helper.make_node("Gather", ["time/readout.steps", "time/last_step"], ["time/read"], axis=0)
+        rule = helper.make_node("Gather", [steps, "time/last_step"], ["time/read"], axis=0)
         del constants["time/first_axis"]
     else:
         kind = "ReduceMean" if readout.rule == "mean" else "ReduceSum"
-        rule = helper.make_node(kind, ["time/readout.steps", "time/first_axis"], ["time/read"], keepdims=0)
-    return [rule, helper.make_node("Flatten", ["time/read"], ["output"], axis=1)]
+        rule = helper.make_node(kind, [steps, "time/first_axis"], ["time/read"], keepdims=0)
+    return [*before, rule, helper.make_node("Flatten", ["time/read"], ["output"], axis=1)]
 
 
 def _header(graph: SpikingGraph) -> dict[str, Any]:

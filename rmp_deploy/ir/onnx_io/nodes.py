@@ -6,9 +6,10 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy.typing as npt
-from onnx import NodeProto, helper, numpy_helper
+from onnx import NodeProto, TensorProto, helper, numpy_helper
 
 from rmp_deploy.ir.graph import SpikingGraph
+from rmp_deploy.ir.onnx_io import integer
 from rmp_deploy.ir.onnx_io.functions import DOMAIN, SUFFIX
 from rmp_deploy.ir.ops import (
     LI,
@@ -23,6 +24,9 @@ from rmp_deploy.ir.ops import (
     Delay,
     Flatten,
     Linear,
+    LoihiConv2d,
+    LoihiLIF,
+    LoihiLinear,
     MaxPool2d,
     Op,
     Shape,
@@ -30,7 +34,13 @@ from rmp_deploy.ir.ops import (
 )
 
 Tensors = Mapping[str, npt.NDArray[Any]]
-STATES: dict[type[Op], tuple[str, ...]] = {LIF: ("v",), CubaLIF: ("v", "i"), LI: ("v",), Delay: ("waiting",)}
+STATES: dict[type[Op], tuple[str, ...]] = {
+    LIF: ("v",),
+    CubaLIF: ("v", "i"),
+    LI: ("v",),
+    LoihiLIF: ("v", "i"),
+    Delay: ("waiting",),
+}
 INITIALIZERS: dict[type[Op], tuple[str, ...]] = {  # in the order of the node's inputs
     Linear: ("weight", "bias"),
     Conv1d: ("weight", "bias"),
@@ -46,12 +56,19 @@ def to_node(graph: SpikingGraph, op: Op) -> NodeProto:
 
 def tensors(op: Op) -> Tensors:
     """The op's parameters that the file keeps as initializers `<op>/<name>`."""
+    if isinstance(op, LoihiLinear | LoihiConv2d):
+        return {"weight": integer.stored(op)}
     return {k: getattr(op, k) for k in INITIALIZERS.get(type(op), ()) if getattr(op, k) is not None}
 
 
 def state_shape(graph: SpikingGraph, op: Op) -> Shape:
     """Shape of each of the op's states, without the batch."""
     return (op.steps, *op.shape) if isinstance(op, Delay) else graph.shapes[op.name]
+
+
+def state_type(op: Op) -> int:
+    """Element type of the op's states; all other values of a graph are float32."""
+    return TensorProto.INT32 if isinstance(op, LoihiLIF) else TensorProto.FLOAT
 
 
 def _standard(op: Op, kind: str, attributes: dict[str, Any]) -> NodeProto:
@@ -133,4 +150,5 @@ WRITERS: dict[type[Op], Callable[[SpikingGraph, Any], NodeProto]] = {
     LIF: _neuron,
     CubaLIF: _neuron,
     LI: _neuron,
+    **integer.WRITERS,
 }

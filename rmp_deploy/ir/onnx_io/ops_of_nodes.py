@@ -5,11 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any
 
+import numpy as np
 from onnx import GraphProto, NodeProto, helper
 
 from rmp_deploy.errors import RmpDeployError
 from rmp_deploy.ir.onnx_io.arrays import to_array
 from rmp_deploy.ir.onnx_io.functions import SUFFIX
+from rmp_deploy.ir.onnx_io.integer import UNIT
 from rmp_deploy.ir.onnx_io.nodes import Tensors
 from rmp_deploy.ir.ops import (
     LI,
@@ -24,6 +26,9 @@ from rmp_deploy.ir.ops import (
     Delay,
     Flatten,
     Linear,
+    LoihiConv2d,
+    LoihiLIF,
+    LoihiLinear,
     MaxPool2d,
     Op,
     Reset,
@@ -122,6 +127,26 @@ def _neuron(node: NodeProto, a: Attributes, _tensors: Tensors) -> Read:
     return kind, 1, {**arrays, **({} if reset is None else {"reset": reset})}
 
 
+def _loihi_lif(_node: NodeProto, a: Attributes, _tensors: Tensors) -> Read:
+    return LoihiLIF, 1, {k: to_array(v) for k, v in a.items()}
+
+
+def _loihi_linear(node: NodeProto, a: Attributes, tensors: Tensors) -> Read:
+    parameters = _loihi_synapse(node, a, tensors)
+    return LoihiLinear, 1, {**parameters, "weight": parameters["weight"].T}
+
+
+def _loihi_conv2d(node: NodeProto, a: Attributes, tensors: Tensors) -> Read:
+    geometry = {"stride": tuple(a["strides"]), "padding": tuple(a["pads"][:2]), "dilation": tuple(a["dilations"])}
+    return LoihiConv2d, 1, {**_loihi_synapse(node, a, tensors), **geometry, "groups": a["group"]}
+
+
+def _loihi_synapse(node: NodeProto, a: Attributes, tensors: Tensors) -> dict[str, Any]:
+    sign_mode = a["sign_mode"].decode()
+    weight = UNIT[sign_mode] * tensors[node.input[1]].astype(np.int32)
+    return {"weight": weight, **{k: a[k] for k in ("weight_exp", "num_weight_bits")}, "sign_mode": sign_mode}
+
+
 def _delays(body: GraphProto) -> Delays:
     """What a Delay reads stands in its DelayWrite, its steps and shape in the state that both share."""
     sizes = {i.name: tuple(d.dim_value for d in i.type.tensor_type.shape.dim) for i in body.input}
@@ -140,4 +165,8 @@ READERS: dict[str, Callable[[NodeProto, Attributes, Tensors], Read]] = {
     "Sum": _add,
     "Concat": _concat,
     **dict.fromkeys(NEURONS, _neuron),
+    "LoihiLIF": _loihi_lif,
+    "LoihiLinear": _loihi_linear,
+    "LoihiLinearGraded": _loihi_linear,
+    "LoihiConv2d": _loihi_conv2d,
 }

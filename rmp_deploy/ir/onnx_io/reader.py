@@ -26,7 +26,6 @@ from rmp_deploy.ir.onnx_io.model import GRAPH_KEY, is_text, step_of, to_skeleton
 from rmp_deploy.ir.onnx_io.nodes import Tensors
 from rmp_deploy.ir.onnx_io.ops_of_nodes import ops_of
 from rmp_deploy.ir.onnx_io.writer import CHECKSUM_KEY, GOLDEN_KEY, Golden, contents, finish, to_text
-from rmp_deploy.ir.ops import LIF
 
 # What a malformed but decodable model makes protobuf, numpy and dict look-ups raise while it is being read.
 MALFORMED = (KeyError, IndexError, TypeError, ValueError, AttributeError, RecursionError, OverflowError)
@@ -66,7 +65,7 @@ def load_golden(path: str | Path) -> Golden | None:
                 raise ValueError("not as they are written")
         except (RmpDeployError, *MALFORMED) as e:
             raise RmpDeployError(f"its golden samples are malformed ({e}). Export it again.") from e
-        neurons = {op.name for op in graph.of_type(LIF)}
+        neurons = {op.name for op in graph.spiking}
         if golden.spike_count.keys() != neurons or any(len(n) != len(x) for n in golden.spike_count.values()):
             raise RmpDeployError("its golden spike counts are not those of its neuron ops. Export it again.")
         return golden
