@@ -59,12 +59,14 @@ def to_nir_graph(graph: SpikingGraph, dt: float | None = None, rule: str = "eule
 
 def _first_difference(graph: SpikingGraph, again: SpikingGraph) -> str:
     """'' or what the first op that did not come back is, as an error."""
-    if (graph.input, graph.readout, graph.T) != (again.input, again.readout, again.T):
-        return "NIR graph: input or readout does not come back as it was. Rename the ops."
-    for op, found in zip(graph.ops, again.ops, strict=False):
-        if op != found:
-            kept = type(op) is type(found)
-            lost = [f.name for f in fields(op) if kept and not same(getattr(op, f.name), getattr(found, f.name))]
+    for what in ("input", "readout", "T"):
+        own, found = getattr(graph, what), getattr(again, what)
+        if own != found:
+            return f"NIR graph: {own} would come back as {found}, allowed what NIR holds exactly. Keep the .onnx file."
+    for op, twin in zip(graph.ops, again.ops, strict=False):
+        if op != twin:
+            kept = type(op) is type(twin)
+            lost = [f.name for f in fields(op) if kept and not same(getattr(op, f.name), getattr(twin, f.name))]
             what = f"{', '.join(lost) or 'the op'} would come back from NIR as another"
             return str(op_error(op.kind, op.name, what, "what NIR holds exactly", "Keep the .onnx file"))
     return "" if len(graph.ops) == len(again.ops) else "NIR graph: ops are lost. Keep the .onnx file."
@@ -89,12 +91,12 @@ class _Exporter:
         self.readers = Counter([graph.readout.value, *(i for op in graph.ops for i in op.inputs)])
         self.names: dict[str, str] = {}  # as `from_nir` will call what has no node -> its name
         self.edges_of: dict[str, tuple[str, ...]] = {}  # a value without a node -> the values that it is the sum of
-        for op in graph.ops:
+        for at, op in enumerate(graph.ops):
             for i in op.inputs:
                 source = graph.by_name.get(i)
                 if isinstance(source, ops.Add) and self._is_edges(source, op):
                     self._dissolve(source, f"{op.name}.sum")
-            if bare and isinstance(op, ops.Delay) and self._is_recurrent(op):
+            if bare and isinstance(op, ops.Delay) and self._is_recurrent(op, at):
                 self._dissolve(op, f"{op.inputs[0]}.delay")
 
     def network(self) -> nir.NIRGraph:
@@ -124,13 +126,11 @@ class _Exporter:
         alone = self.readers[add.name] == 1 and len(reader.inputs) == 1
         return alone and not isinstance(reader, ops.Add | ops.BatchNorm) and len(set(add.inputs)) == len(add.inputs)
 
-    def _is_recurrent(self, delay: ops.Delay) -> bool:
-        (source,) = delay.inputs
-        twins = [d for d in self.graph.of_type(ops.Delay) if d.steps == 1 and d.inputs == delay.inputs]
-        order = [op.name for op in self.graph.ops]
-        spikes = isinstance(self.graph.by_name.get(source), ops.LIF)
-        later = spikes and order.index(source) > order.index(delay.name)
-        return delay.steps == 1 and later and len(twins) == 1 and self.graph.readout.value != delay.name
+    def _is_recurrent(self, delay: ops.Delay, at: int) -> bool:
+        """One step of the spikes of a neuron that stands later, and the only such delay of them."""
+        spikes = any(isinstance(op, ops.LIF) and op.name == delay.inputs[0] for op in self.graph.ops[at:])
+        twins = [d for d in self.graph.of_type(ops.Delay) if (d.steps, d.inputs) == (1, delay.inputs)]
+        return delay.steps == 1 and spikes and len(twins) == 1 and self.graph.readout.value != delay.name
 
     def _dissolve(self, op: Op, generated: str) -> None:
         self.edges_of[op.name] = op.inputs
@@ -150,16 +150,16 @@ class _Exporter:
         shapes = self.graph.shapes
         current = None
         before = self.graph.by_name.get(op.inputs[0])
-        if isinstance(before, ops.BatchNorm) and isinstance(op, ops.LIF | ops.LI) and before.beta.any():
+        if isinstance(before, ops.BatchNorm) and type(op) in _LEAKY and before.beta.any():
             current = before.beta
         if isinstance(op, ops.BatchNorm) and op.beta.any():
             readers = self.graph.consumers(op.name)
-            leaky = len(readers) == 1 and isinstance(readers[0], ops.LIF | ops.LI) and self.readers[op.name] == 1
-            if not leaky:
-                raise op_error("BatchNorm", op.name, "beta is not 0", "0 unless neurons alone read it", _FOLD)
+            if self.readers[op.name] != 1 or not readers or type(readers[0]) not in _LEAKY:
+                raise op_error("BatchNorm", op.name, "beta is not 0", "0 unless one LIF or LI alone reads it", _FOLD)
         return EXPORTERS[type(op)](op, _Site(shapes[op.inputs[0]], shapes[op.name], current, self.dt, self.rule))
 
 
+_LEAKY = (ops.LIF, ops.LI)  # v_leak is a constant current into them
 _FOLD = "Fold it into the synapse before it (passes.fold_batchnorm)"
 
 

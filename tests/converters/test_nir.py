@@ -393,6 +393,13 @@ NOT_IN_NIR = [
         graph_of(BatchNorm(name="n", inputs=("x",), eps=0.0, **{**ONES, "mean": np.zeros(3)}), PLAIN),
         "BatchNorm 'n': beta is not 0",
     ),
+    (
+        graph_of(
+            BatchNorm(name="n", inputs=("x",), eps=0.0, **{**ONES, "mean": np.zeros(3)}),
+            CubaLIF(name="a", inputs=("n",), decay=0.5, current_decay=0.5, v_threshold=0.5),
+        ),
+        "BatchNorm 'n': beta is not 0, allowed 0 unless one LIF or LI alone reads it",
+    ),
     (graph_of(PLAIN, Add(name="d", inputs=("a", "a"))), "Add 'd': inputs = ('a', 'a'), allowed each once"),
     (
         graph_of(LIF(name="a", inputs=("x",), decay=f32(1, 0.5, 0.5), v_threshold=0.5)),

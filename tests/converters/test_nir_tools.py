@@ -16,6 +16,8 @@ from rmp_deploy.converters.nir import from_nir, to_nir
 from rmp_deploy.ir.graph import Input, Readout, SpikingGraph
 from rmp_deploy.ir.ops import LIF, Linear
 
+# snnTorch and Norse call what nirtorch is about to replace
+pytestmark = pytest.mark.filterwarnings("ignore:nirtorch.extract_nir_graph:DeprecationWarning")
 STEPS, SAMPLES = 30, 4
 SNNTORCH_DT = 1e-4  # the constant in its exporter and its importer
 
