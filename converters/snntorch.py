@@ -156,7 +156,7 @@ def _neuron(
         if not delayed:
             found = "reset_delay = False with reset_mechanism = 'subtract', which takes back a reset above threshold"
             raise refused(lif, path, found, "True, or 'zero'", "Use the default reset_delay")
-        if not (decay > 0).all():
+        if (decay == 0).any():
             found = "beta = 0 with reset_mechanism = 'subtract', which outlives the potential"
             raise refused(lif, path, found, "beta > 0, or 'zero'", "Use reset_mechanism='zero'")
         resets = {"v_subtract": threshold / decay}

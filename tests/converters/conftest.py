@@ -29,6 +29,8 @@ def check(graph: SpikingGraph, x: np.ndarray, library: Trace, rates: tuple[float
     for name, spikes in library.spikes.items():
         assert rates[0] < spikes.mean() < rates[1], f"{name} fires at {spikes.mean():.3f}: nothing is tested"
     for rung in compare(graph, x, library):
+        ties = sum(layer.ties for layer in rung.layers)
+        print(f"{rung.source} -> {rung.target}: {rung.compared} spikes, {rung.mismatches} mismatching, {ties} ties")
         for layer in rung.layers:
             if layer.ties:
                 print(f"{rung.source} -> {rung.target}, {layer.layer}: {layer.ties} ties, first {layer.first}")
