@@ -136,7 +136,7 @@ def random_graph(rng: np.random.Generator) -> SpikingGraph:
 
 
 @pytest.mark.parametrize("rule", ["euler", "exponential"])
-@settings(max_examples=100, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=50, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(seed=st.integers(0, 2**32 - 1))
 def test_a_graph_that_nir_can_hold_comes_back_bit_for_bit(rule, seed, tmp_path_factory):
     graph = random_graph(np.random.default_rng(seed))
@@ -151,7 +151,7 @@ def without_metadata(path, rule, graph):
     return from_nir(network, graph.dt, rule, T=graph.T, readout=graph.readout.rule, encoding=graph.input.encoding)
 
 
-@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=30, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(seed=st.integers(0, 2**32 - 1))
 def test_without_our_metadata_the_dynamics_are_the_same(seed, tmp_path_factory):
     rng = np.random.default_rng(seed)
@@ -168,7 +168,7 @@ def test_without_our_metadata_the_dynamics_are_the_same(seed, tmp_path_factory):
     np.testing.assert_allclose(a.output, b.output, rtol=0, atol=1e-9)
 
 
-@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=30, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(seed=st.integers(0, 2**32 - 1), rule=st.sampled_from(["euler", "exponential"]))
 def test_nir_to_ir_to_nir_to_ir_is_the_first_ir(seed, rule, tmp_path_factory):
     """The first IR comes from a file without our metadata, as another tool would write it."""
