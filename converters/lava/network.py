@@ -15,7 +15,8 @@ from rmp_deploy.converters.lava.neuron import NEURONS
 from rmp_deploy.converters.lava.synapse import F64, GRADED_BITS, SYNAPSES, bias
 from rmp_deploy.errors import RmpDeployError, op_error
 from rmp_deploy.ir.graph import SpikingGraph
-from rmp_deploy.ir.ops import LIF, AvgPool2d, BatchNorm, Flatten, Op, Shape
+from rmp_deploy.ir.integers import SYNAPSES as LOIHI_SYNAPSES
+from rmp_deploy.ir.ops import LIF, AvgPool2d, BatchNorm, Flatten, LoihiConv2d, LoihiLIF, Op, Shape
 from rmp_deploy.ir.trace import Record
 
 FOLD_FIRST: dict[type[Op], str] = {
@@ -88,6 +89,8 @@ def refusals(graph: SpikingGraph) -> Iterator[tuple[Op, RmpDeployError]]:
         source = _made_by(graph, op.inputs[0])
         is_current = type(source) in SYNAPSES
         made_by = "the input" if source is None else f"{source.kind} '{source.name}'"
+        if isinstance(op, LoihiConv2d):
+            yield from _conv_refusals(op)
         if isinstance(op, LIF):
             yield from _lif_refusals(op)
             if not is_current:
@@ -96,6 +99,15 @@ def refusals(graph: SpikingGraph) -> Iterator[tuple[Op, RmpDeployError]]:
         elif type(op) in SYNAPSES and is_current:
             todo = "Merge the two into one synapse, or put neurons between them"
             yield op, op_error(op.kind, op.name, f"input = {made_by}", "spikes or the input [lava]", todo)
+
+
+def _conv_refusals(op: LoihiConv2d) -> Iterator[tuple[Op, RmpDeployError]]:
+    unit = 1 << max(0, -op.weight_exp)
+    wrong = op.weight % unit != 0
+    if wrong.any():
+        what = f"weight = {op.weight.flat[np.argmax(wrong)]} with weight_exp = {op.weight_exp}"
+        todo = "Lava's Conv has no exponent and its weights are integers: use a larger weight_exp, or another backend"
+        yield op, op_error(op.kind, op.name, what, f"multiples of {unit} [lava]", todo)
 
 
 def _lif_refusals(op: LIF) -> Iterator[tuple[Op, RmpDeployError]]:
@@ -142,18 +154,21 @@ def build(graph: SpikingGraph, x: npt.NDArray[Any], record: Collection[Record], 
         return recorded
 
     def membrane(name: str) -> Recording:
-        recorded = recording(name, np.float64)
+        recorded = recording(name, np.int64 if name in fixed else np.float64)
         wires[name].process.proc_params["membrane"] = recorded.rows
         return recorded
 
-    neurons = [op.name for op in graph.of_type(LIF)]
+    fixed = {op.name for op in graph.ops if isinstance(op, (*LOIHI_SYNAPSES, LoihiLIF))}
+    if graph.input.message_bits is not None:
+        fixed.add(graph.input.name)
+    neurons = [op.name for op in graph.spiking]
     spikes = {name: sink(name, np.bool_) for name in neurons if "spikes" in record}
     v = {name: membrane(name) for name in neurons if "v" in record}
     value = graph.readout.value
     readout_bias = wires[value].bias
     return Network(
         source=source,
-        run_cfg=_run_cfg(records_v=bool(v)),
+        run_cfg=_run_cfg(fixed, records_v=bool(v)),
         n_steps=len(x) * graph.T + max(wire.latency for wire in wires.values()),
         readout=spikes.get(value) or sink(value, np.bool_ if graph.is_spikes(value) else np.float64),
         readout_bias=np.zeros(1) if readout_bias is None else readout_bias.reshape(graph.shapes[value]),
@@ -189,11 +204,19 @@ CONVERT: dict[type[Op], Callable[[SpikingGraph, Op, Wire], Wire]] = {
 }
 
 
-def _run_cfg(records_v: bool) -> Any:
+def _run_cfg(fixed: Collection[str], records_v: bool) -> Any:
+    """Fixed-point models for the processes named in `fixed`, floating-point models for the others."""
     from lava.magma.core.run_configs import Loihi2SimCfg
     from lava.proc.lif.process import LIFReset
 
-    from rmp_deploy.converters.lava.recorder.membrane import PyLifResetRecorded
+    from rmp_deploy.converters.lava.recorder.membrane import PyLifResetFixedRecorded, PyLifResetRecorded
 
-    models = {LIFReset: PyLifResetRecorded} if records_v else {}
-    return Loihi2SimCfg(select_tag="floating_pt", exception_proc_model_map=models)
+    class RunCfg(Loihi2SimCfg):  # type: ignore[misc]
+        def select(self, process: Any, proc_models: list[Any]) -> Any:
+            is_fixed = process.name in fixed
+            self.select_tag = "fixed_pt" if is_fixed else "floating_pt"
+            recorded = PyLifResetFixedRecorded if is_fixed else PyLifResetRecorded
+            self.exception_proc_model_map = {LIFReset: recorded} if records_v else {}
+            return super().select(process, proc_models)
+
+    return RunCfg()

@@ -1,4 +1,4 @@
-"""LIF -> Lava's LIFReset, floating point."""
+"""LIF and LoihiLIF -> Lava's LIFReset, in floating and in fixed point."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from rmp_deploy.converters.lava.synapse import F64
-from rmp_deploy.ir.ops import LIF, Array, Op, Shape
+from rmp_deploy.ir.ops import LIF, Array, LoihiLIF, Op, Shape
 
 
 def lif(op: LIF, shape: Shape, logical: Shape, bias: F64, T: int, latency: int) -> Any:
@@ -35,4 +35,15 @@ def lif(op: LIF, shape: Shape, logical: Shape, bias: F64, T: int, latency: int) 
     )
 
 
-NEURONS: dict[type[Op], Callable[..., Any]] = {LIF: lif}
+def loihi_lif(op: LoihiLIF, shape: Shape, logical: Shape, _bias: F64, T: int, latency: int) -> Any:
+    """LIFReset neurons with Lava's own parameters, which are ours; arrays where they differ from neuron to neuron."""
+    from lava.proc.lif.process import LIFReset
+
+    parameters = {
+        name: np.broadcast_to(value, logical).reshape(shape).T if value.ndim else int(value)
+        for name, value in op.per_neuron.items()
+    }
+    return LIFReset(name=op.name, shape=shape[::-1], reset_interval=T, reset_offset=1 + latency, **parameters)
+
+
+NEURONS: dict[type[Op], Callable[..., Any]] = {LIF: lif, LoihiLIF: loihi_lif}

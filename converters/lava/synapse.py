@@ -1,4 +1,4 @@
-"""Linear and Conv2d -> Lava's Dense and Conv, floating point; the bias goes to the neuron that the synapse feeds.
+"""Linear and Conv2d, real-valued or Loihi's -> Lava's Dense and Conv; a bias goes to the neuron that the synapse feeds.
 
 Lava's image order is (W, H, C): our (C, H, W) with the axes reversed (lava/proc/conv/process.py:45-52).
 """
@@ -11,7 +11,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from rmp_deploy.ir.ops import Conv2d, Linear, Op, Shape
+from rmp_deploy.ir.ops import Conv2d, Linear, LoihiConv2d, LoihiLinear, Op, Shape
+from rmp_deploy.ir.reference_loihi import shifted
 
 F64 = npt.NDArray[np.float64]
 GRADED_BITS = 32  # Loihi 2's widest payload; any number > 0 makes Lava's float models pass values on unchanged
@@ -27,19 +28,28 @@ def conv_weight(op: Conv2d) -> F64:
     return flipped(op.weight.astype(np.float64))
 
 
-def dense_weight(op: Linear, shape: Shape) -> F64:
+def dense_weight(matrix: npt.NDArray[Any], shape: Shape) -> npt.NDArray[Any]:
     """(N_out, N_in) with the columns in the order of a flattened Lava array of our `shape`, e.g. C,H,W -> W,H,C."""
-    weight = op.weight.astype(np.float64).reshape(-1, *shape)
+    weight = matrix.reshape(-1, *shape)
     return weight.transpose(0, *range(len(shape), 0, -1)).reshape(len(weight), -1)
 
 
 def conv2d(op: Conv2d, shape: Shape, message_bits: int) -> tuple[Any, Any]:
     """Lava's Conv for a map (C, H, W), and its input port."""
+    return _conv(op, conv_weight(op), shape, message_bits)
+
+
+def loihi_conv2d(op: LoihiConv2d, shape: Shape, message_bits: int) -> tuple[Any, Any]:
+    """Lava's fixed-point Conv, which neither clips nor truncates weights and ignores weight_exp (lava issue #803)."""
+    return _conv(op, flipped(shifted(op.weight.astype(np.int64), op.weight_exp)), shape, message_bits)
+
+
+def _conv(op: Conv2d | LoihiConv2d, weight: npt.NDArray[Any], shape: Shape, message_bits: int) -> tuple[Any, Any]:
     from lava.proc.conv.process import Conv
 
     conv = Conv(
         name=op.name,
-        weight=conv_weight(op),
+        weight=weight,
         input_shape=shape[::-1],
         stride=op.stride[::-1],
         padding=op.padding[::-1],
@@ -54,7 +64,25 @@ def linear(op: Linear, shape: Shape, message_bits: int) -> tuple[Any, Any]:
     """Lava's Dense for an array of `shape` that counts as flat, and its input port."""
     from lava.proc.dense.process import Dense
 
-    dense = Dense(name=op.name, weights=dense_weight(op, shape), num_message_bits=message_bits)
+    dense = Dense(
+        name=op.name, weights=dense_weight(op.weight.astype(np.float64), shape), num_message_bits=message_bits
+    )
+    return dense, dense.s_in
+
+
+def loihi_linear(op: LoihiLinear, shape: Shape, message_bits: int) -> tuple[Any, Any]:
+    """Lava's fixed-point Dense, which shares our rules for weights and exponent, and its input port."""
+    from lava.proc.dense.process import Dense
+    from lava.utils.weightutils import SignMode
+
+    dense = Dense(
+        name=op.name,
+        weights=dense_weight(op.weight, shape),
+        num_message_bits=message_bits,
+        weight_exp=op.weight_exp,
+        num_weight_bits=op.num_weight_bits,
+        sign_mode=SignMode[op.sign_mode.upper()],
+    )
     return dense, dense.s_in
 
 
@@ -66,4 +94,9 @@ def bias(op: Op, shape: Shape) -> F64:
     return np.broadcast_to(per_channel.astype(np.float64).reshape(-1, *(1,) * (len(shape) - 1)), shape)
 
 
-SYNAPSES: dict[type[Op], Callable[..., tuple[Any, Any]]] = {Conv2d: conv2d, Linear: linear}
+SYNAPSES: dict[type[Op], Callable[..., tuple[Any, Any]]] = {
+    Conv2d: conv2d,
+    Linear: linear,
+    LoihiConv2d: loihi_conv2d,
+    LoihiLinear: loihi_linear,
+}

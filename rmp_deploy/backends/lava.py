@@ -1,4 +1,4 @@
-"""Run a SpikingGraph on Lava's Loihi simulator, floating point: every layer an OS process, one run for all samples."""
+"""Run a SpikingGraph on Lava's Loihi simulator: every layer an OS process, one run for all samples."""
 
 from __future__ import annotations
 

@@ -1,8 +1,8 @@
-"""Lava's own LIFReset model, which also writes its membrane potential down after each step."""
+"""Lava's own LIFReset models, which also write their membrane potential down after each step."""
 
 from __future__ import annotations
 
-from lava.proc.lif.models import PyLifResetModelFloat
+from lava.proc.lif.models import PyLifResetModelBitAcc, PyLifResetModelFloat
 
 
 class PyLifResetRecorded(PyLifResetModelFloat):  # type: ignore[misc]
@@ -10,6 +10,14 @@ class PyLifResetRecorded(PyLifResetModelFloat):  # type: ignore[misc]
 
     A RefPort would read the same `v`, but adds a management phase to every step of every process.
     """
+
+    def run_spk(self) -> None:
+        super().run_spk()
+        self.proc_params["membrane"].write(self.time_step, self.v)
+
+
+class PyLifResetFixedRecorded(PyLifResetModelBitAcc):  # type: ignore[misc]
+    """The same of the fixed-point model."""
 
     def run_spk(self) -> None:
         super().run_spk()

@@ -10,7 +10,7 @@ from typing import IO, Any
 
 import numpy as np
 import numpy.typing as npt
-from lava.magma.core.decorator import implements, requires
+from lava.magma.core.decorator import implements, requires, tag
 from lava.magma.core.model.py.model import PyLoihiProcessModel
 from lava.magma.core.model.py.ports import PyInPort, PyOutPort
 from lava.magma.core.model.py.type import LavaPyType
@@ -61,18 +61,34 @@ class Sink(AbstractProcess):  # type: ignore[misc]
         self.a_in = InPort(shape=shape)
 
 
-@implements(proc=Source, protocol=LoihiProtocol)
-@requires(CPU)
-class PySource(PyLoihiProcessModel):  # type: ignore[misc]
+class _PySource(PyLoihiProcessModel):  # type: ignore[misc]
     """Frame ``(time_step - 1) // repeat`` at every time step."""
 
-    s_out: PyOutPort = LavaPyType(PyOutPort.VEC_DENSE, float)
+    s_out: PyOutPort
 
     def run_spk(self) -> None:
         frames: npt.NDArray[Any] = self.proc_params["frames"]
         frame = (self.time_step - 1) // self.proc_params["repeat"]
         values = frames[frame].T if frame < len(frames) else np.zeros(self.s_out.shape)
         self.s_out.send(values)
+
+
+@implements(proc=Source, protocol=LoihiProtocol)
+@requires(CPU)
+@tag("floating_pt")
+class PySource(_PySource):
+    """Real values."""
+
+    s_out: PyOutPort = LavaPyType(PyOutPort.VEC_DENSE, float)
+
+
+@implements(proc=Source, protocol=LoihiProtocol)
+@requires(CPU)
+@tag("fixed_pt")
+class PyIntegerSource(_PySource):
+    """Integers: Lava's fixed-point synapses shift what they sum, which floats cannot be."""
+
+    s_out: PyOutPort = LavaPyType(PyOutPort.VEC_DENSE, np.int32)
 
 
 @implements(proc=Sink, protocol=LoihiProtocol)
