@@ -15,6 +15,7 @@ import time
 from collections.abc import Callable, Sequence
 
 import numpy as np
+from fuzz_files import fuzz_files
 
 WARM_UP = 6
 
@@ -75,7 +76,7 @@ def infer_float(quick: bool) -> dict[str, object]:
     }
 
 
-BENCHMARKS: dict[str, Callable[[bool], dict[str, object]]] = {"infer_float": infer_float}
+BENCHMARKS: dict[str, Callable[[bool], dict[str, object]]] = {"infer_float": infer_float, "fuzz_files": fuzz_files}
 
 
 def main(argv: Sequence[str] | None = None) -> None:

@@ -176,6 +176,7 @@ class SpikingGraph:
             for op in passing:
                 if found.issuperset(op.inputs):
                     found.add(op.name)
+            passing = passing[::-1]
         return frozenset(found)
 
     def sources(self, value: str) -> Iterator[Op]:

@@ -8,7 +8,7 @@ readout, and `spike_count/<neuron op>` int64 [B], so that the golden samples in 
 """
 
 from rmp_deploy.ir.onnx_io.model import to_bytes, to_model
-from rmp_deploy.ir.onnx_io.reader import load, load_golden
+from rmp_deploy.ir.onnx_io.reader import load, load_golden, load_runnable
 from rmp_deploy.ir.onnx_io.writer import Golden, save
 
-__all__ = ["Golden", "load", "load_golden", "save", "to_bytes", "to_model"]
+__all__ = ["Golden", "load", "load_golden", "load_runnable", "save", "to_bytes", "to_model"]

@@ -53,7 +53,7 @@ def to_skeleton(graph: SpikingGraph, record: Sequence[Record] = ()) -> tuple[Mod
     Raises:
         RmpDeployError: the graph's name or its provenance is no text.
     """
-    weights = _weights(graph)
+    header, weights = _header(graph), _weights(graph)
     shapes, spiking = graph.shapes, graph.spiking
     states = [(op, key) for op in graph.ops for key in STATES.get(type(op), ())]
     suffix = {"spikes": "", "v": "/v", "u": "/u"}
@@ -114,7 +114,7 @@ def to_skeleton(graph: SpikingGraph, record: Sequence[Record] = ()) -> tuple[Mod
         ir_version=IR_VERSION,
         producer_name="rmp-deploy",
     )
-    model.metadata_props.add(key=GRAPH_KEY, value=json.dumps(_header(graph), sort_keys=True))
+    model.metadata_props.add(key=GRAPH_KEY, value=json.dumps(header, sort_keys=True))
     return model, weights
 
 
@@ -172,7 +172,8 @@ def _step(
 
 
 def _info(name: str, kind: int, *dims: int | str) -> ValueInfoProto:
-    return helper.make_tensor_value_info(name, kind, list(dims))
+    sizes = [d if isinstance(d, str) else int(d) for d in dims]  # NumPy's integers are none to ONNX
+    return helper.make_tensor_value_info(name, kind, sizes)
 
 
 def _zero(kind: int) -> dict[str, TensorProto]:

@@ -10,7 +10,7 @@ import json
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from typing import Any, BinaryIO, NoReturn
+from typing import Any, BinaryIO, NamedTuple, NoReturn
 
 import numpy as np
 from google.protobuf.message import DecodeError  # type: ignore[import-untyped]
@@ -22,7 +22,7 @@ from rmp_deploy.ir.onnx_io import external, wire
 from rmp_deploy.ir.onnx_io.arrays import Weights, take_out
 from rmp_deploy.ir.onnx_io.functions import DOMAIN, DOMAIN_VERSION
 from rmp_deploy.ir.onnx_io.migrate import checksum_of_1, migrate
-from rmp_deploy.ir.onnx_io.model import GRAPH_KEY, is_text, step_of, to_skeleton
+from rmp_deploy.ir.onnx_io.model import GRAPH_KEY, is_text, step_of, to_bytes, to_skeleton
 from rmp_deploy.ir.onnx_io.nodes import Tensors
 from rmp_deploy.ir.onnx_io.ops_of_nodes import ops_of
 from rmp_deploy.ir.onnx_io.writer import CHECKSUM_KEY, GOLDEN_KEY, Golden, contents, finish, to_text
@@ -43,7 +43,20 @@ def load(path: str | Path) -> SpikingGraph:
             nodes that this version does not write. One line, naming the file.
     """
     with _in_one_line(path):
-        return _read(Path(path))[0]
+        return _read(Path(path)).graph
+
+
+def load_runnable(path: str | Path) -> tuple[SpikingGraph, bytes | str]:
+    """The graph of an .onnx file, and what a runtime is to run for it: the path, now that the file is checked.
+
+    Of an older version, which is checked as the graph that it migrates to, the bytes of that graph.
+
+    Raises:
+        RmpDeployError: as `load`.
+    """
+    with _in_one_line(path):
+        read = _read(Path(path))
+        return read.graph, str(path) if read.version == DOMAIN_VERSION else to_bytes(read.graph)
 
 
 def load_golden(path: str | Path) -> Golden | None:
@@ -53,7 +66,8 @@ def load_golden(path: str | Path) -> Golden | None:
         RmpDeployError: as `load`, or its golden samples or counts do not fit its graph.
     """
     with _in_one_line(path):
-        graph, text = _read(Path(path))
+        read = _read(Path(path))
+        graph, text = read.graph, read.golden
         if text is None:
             return None
         try:
@@ -90,7 +104,13 @@ def _in_one_line(path: str | Path) -> Iterator[None]:
         refuse(f"malformed ({type(e).__name__}: {str(e)[:200]}). Export it again.", e)
 
 
-def _read(path: Path) -> tuple[SpikingGraph, str | None]:
+class _Read(NamedTuple):
+    graph: SpikingGraph
+    golden: str | None
+    version: int
+
+
+def _read(path: Path) -> _Read:
     """The graph and the golden record of a file, once its bytes are what this version gives for them."""
     with ExitStack() as files:
         file = files.enter_context(_open(path))
@@ -128,16 +148,18 @@ def _read(path: Path) -> tuple[SpikingGraph, str | None]:
         if location is not None:
             external.refer(step_of(again.graph.node), arrays, location)
         _same_structure(model, again)
-        if version == 1:  # it had this much and no more
+        if version == 1:  # its checksum covers the parameters, and its bytes are not written any more
+            if _bytes(model.graph) != _bytes(again.graph):
+                raise RmpDeployError("its graph is not what its spiking graph gives. Export it again.")
             if header["sha256"] != checksum_of_1(graph):
                 raise RmpDeployError("its parameters do not match their checksum. Copy or export it again.")
-            return graph, golden
+            return _Read(graph, golden, version)
         if finish(again, arrays, golden) != properties.get(CHECKSUM_KEY):
             raise RmpDeployError("its content does not match its checksum. Copy or export it again.")
         inside, outside = contents(again, arrays)
         if not wire.equal(file, inside) or (location is not None and not wire.equal(source, outside)):
             raise RmpDeployError("its bytes are not what its spiking graph gives. Copy or export it again.")
-        return graph, golden
+        return _Read(graph, golden, version)
 
 
 def _open(path: Path, beside: str | None = None) -> BinaryIO:
@@ -205,22 +227,25 @@ def _header(text: str) -> dict[str, Any]:
 def _same_structure(model: ModelProto, again: ModelProto) -> None:
     """Refuse a file whose nodes, functions, inputs or outputs are not those that its own graph gives, by name."""
     found, wanted = ((m, m.graph, step_of(m.graph.node)) for m in (model, again))
-    fields = {
-        "node": ((2, "node"), (1, "node")),
-        "weight": ((2, "initializer"),),
-        "constant": ((1, "initializer"),),
-        "function": ((0, "functions"),),
-        "input": ((2, "input"), (1, "input")),
-        "output": ((2, "output"), (1, "output")),
-        "opset": ((0, "opset_import"),),
-    }
-    for what, places in fields.items():
-        for level, field in places:
-            a, b = (list(getattr(levels[level], field)) for levels in (found, wanted))
-            for i in range(max(len(a), len(b))):
-                if i >= len(a) or i >= len(b) or _bytes(a[i]) != _bytes(b[i]):
-                    name = getattr((a if i < len(a) else b)[i], "name", "") or i
-                    raise RmpDeployError(f"{what} '{name}' is not what its spiking graph gives. Export it again.")
+    whole, outer, step = range(3)
+    parts = [
+        ("node", step, "node"),
+        ("weight", step, "initializer"),
+        ("input", step, "input"),
+        ("output", step, "output"),
+        ("node", outer, "node"),
+        ("constant", outer, "initializer"),
+        ("input", outer, "input"),
+        ("output", outer, "output"),
+        ("function", whole, "functions"),
+        ("opset", whole, "opset_import"),
+    ]
+    for what, level, field in parts:
+        a, b = (list(getattr(levels[level], field)) for levels in (found, wanted))
+        for i in range(max(len(a), len(b))):
+            if i >= len(a) or i >= len(b) or _bytes(a[i]) != _bytes(b[i]):
+                name = getattr((a if i < len(a) else b)[i], "name", "") or i
+                raise RmpDeployError(f"{what} '{name}' is not what its spiking graph gives. Export it again.")
 
 
 def _bytes(message: Any) -> bytes:

@@ -19,7 +19,7 @@ Chunk = bytes | npt.NDArray[Any]
 WEIGHTS = (7, 1, 5, 6, 5, 9)
 VARINT, I64, BYTES, I32 = 0, 1, 2, 5  # wire types
 
-# What a file may hold besides its weights. A network of 500 convolutions with neurons has 60,000 fields.
+# What a file may hold besides its weights. A convolution with its neurons is 145 fields.
 MAX_FIELDS = 2**17
 MAX_REST = 2**26  # [bytes]
 MAX_DEPTH = 32
