@@ -155,7 +155,7 @@ SEQUENCE_LAYERS: Converters = {
 
 
 def _adaptive_avg_pool2d(layer: nn.AdaptiveAvgPool2d, path: str, shape: ops.Shape) -> nn.Module:
-    """The AvgPool2d that gives `output_size` from maps of this size.
+    """The AvgPool2d that gives `output_size` from maps of this size; the identity, if they have it.
 
     Raises:
         RmpDeployError: the size does not divide the map: its windows would differ in size.
@@ -166,7 +166,8 @@ def _adaptive_avg_pool2d(layer: nn.AdaptiveAvgPool2d, path: str, shape: ops.Shap
     if len(shape) != 3 or any(n % s for n, s in zip(shape[1:], rows_columns, strict=True)):
         what = f"output_size = {wanted} of a value {shape}"
         raise refused(layer, path, what, "divisors of the map", "Use AvgPool2d with a kernel")
-    return nn.AvgPool2d((shape[1] // rows_columns[0], shape[2] // rows_columns[1]))
+    kernel = (shape[1] // rows_columns[0], shape[2] // rows_columns[1])
+    return nn.Identity() if kernel == (1, 1) else nn.AvgPool2d(kernel)
 
 
 # layers that depend on the size of their input -> the layer that does the same at `shape`

@@ -79,11 +79,15 @@ def trace_torch(model: nn.Module, x: npt.NDArray[Any]) -> Trace:
 
     `x` is [N, *shape] for a model with a `DirectEncoding`, else [N, T, *shape], fed to the model as [T, N, *shape].
     """
-    layers = neurons.neurons(model)
-    spikes: dict[str, Tensor] = {}
+    recorded: dict[str, tuple[Tensor, ...]] = {}
+
+    def record(name: str, layer: neurons.LIF, spikes: Tensor) -> None:
+        assert layer.u is not None and layer.v is not None  # eval mode keeps both potentials
+        recorded[name] = (spikes > 0, layer.u, layer.v)  # now: the model may go on to write into its spikes
+
     hooks = [
-        layer.register_forward_hook(lambda _m, _x, s, name=name: spikes.__setitem__(name, s > 0))
-        for name, layer in layers.items()
+        layer.register_forward_hook(lambda layer, _x, spikes, name=name: record(name, layer, spikes))
+        for name, layer in neurons.neurons(model).items()
     ]
     was_training = model.training
     model.eval()
@@ -96,34 +100,28 @@ def trace_torch(model: nn.Module, x: npt.NDArray[Any]) -> Trace:
         model.train(was_training)
         for hook in hooks:
             hook.remove()
-
-    def by_sample(steps: Tensor | None) -> npt.NDArray[Any]:
-        assert steps is not None  # eval mode records both potentials
-        return steps.transpose(0, 1).numpy()
-
-    return Trace(
-        backend="torch",
-        output=output.numpy(),
-        spikes={name: by_sample(s) for name, s in spikes.items()},
-        u={name: by_sample(layer.u) for name, layer in layers.items()},
-        v={name: by_sample(layer.v) for name, layer in layers.items()},
-    )
+    spikes, u, v = ({name: steps[i].transpose(0, 1).numpy() for name, steps in recorded.items()} for i in range(3))
+    return Trace(backend="torch", output=output.numpy(), spikes=spikes, u=u, v=v)
 
 
 def _lif(layer: neurons.LIF, path: str, inputs: tuple[str, ...]) -> list[ops.Op]:
-    return [
-        ops.LIF(
-            name=path,
-            inputs=inputs,
-            decay=array(layer.decay),
-            v_threshold=array(layer.v_threshold),
-            v_reset=array(layer.v_reset),
-            reset=layer.reset,
-        )
-    ]
+    return [ops.LIF(name=path, inputs=inputs, decay=array(layer.decay), **_firing(layer))]
 
 
-NEURONS: Converters = {neurons.LIF: _lif}
+def _cuba_lif(layer: neurons.CubaLIF, path: str, inputs: tuple[str, ...]) -> list[ops.Op]:
+    current_decay, decay = array(layer.current_decay), array(layer.decay)
+    return [ops.CubaLIF(name=path, inputs=inputs, current_decay=current_decay, decay=decay, **_firing(layer))]
+
+
+def _li(layer: neurons.LI, path: str, inputs: tuple[str, ...]) -> list[ops.Op]:
+    return [ops.LI(name=path, inputs=inputs, decay=array(layer.decay))]
+
+
+def _firing(layer: neurons.LIF) -> dict[str, Any]:
+    return {"v_threshold": array(layer.v_threshold), "v_reset": array(layer.v_reset), "reset": layer.reset}
+
+
+NEURONS: Converters = {neurons.LIF: _lif, neurons.IF: _lif, neurons.CubaLIF: _cuba_lif, neurons.LI: _li}
 TRAINING = Dialect(
     converters={**SEQUENCE_LAYERS, **NEURONS},
     per_step={TimeDistributed: lambda container: container.layer},

@@ -229,7 +229,7 @@ class _Nodes(fx.Interpreter):
             )
         return self._layer(layer, path, args)
 
-    def _layer(self, layer: nn.Module, path: str, inputs: tuple[Value, ...]) -> Value:
+    def _layer(self, layer: nn.Module, path: str, inputs: tuple[Value, ...], of_module: bool = True) -> Value:
         dialect, kind, source = self.dialect, type(layer), inputs[0]
         if any(x.rule is not None for x in inputs):
             raise refused(layer, path, "a layer after the readout", "the readout last", "Remove it")
@@ -241,10 +241,10 @@ class _Nodes(fx.Interpreter):
             inner = self.walk.into(dialect.per_step[kind](layer), path, dialect.in_step, replace(source, leading=1))
             return replace(inner, leading=source.leading)
         if kind in dialect.sized:
-            return self._layer(dialect.sized[kind](layer, path, source.shape), path, inputs)
+            return self._layer(dialect.sized[kind](layer, path, source.shape), path, inputs, of_module)
         if kind not in dialect.converters:
             raise self._unknown(layer, path)
-        name = self.walk.new_name(path, of_module=True)
+        name = self.walk.new_name(path, of_module)
         made = dialect.converters[kind](layer, name, tuple(x.name for x in inputs))
         if name != path and any(isinstance(op, LIF | LI | Delay) for op in made):
             todo = "Use one neuron layer per place, and keep a loop over time outside of the model"
@@ -274,7 +274,8 @@ class _Nodes(fx.Interpreter):
         return self._call(None, (), {})
 
     def _call(self, handler: Handler | None, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        function = re.sub(r"_\d+$", "", self.node.name)
+        is_parameter = self.node.op == "get_attr"
+        function = str(self.node.target).rpartition(".")[2] if is_parameter else re.sub(r"_\d+$", "", self.node.name)
         scope, owner = self.scopes[self.node.name]
         path = self._path(scope)
         call = Call(
@@ -282,7 +283,7 @@ class _Nodes(fx.Interpreter):
             where=f"{owner.__name__} '{path}'" if path else owner.__name__,
             new_name=lambda name: self.walk.new_name(_joined(path, name)),
             emit=self.walk.emit,
-            apply=lambda layer, x: self._layer(layer, self.walk.new_name(_joined(path, function)), (x,)),
+            apply=lambda layer, x: self._layer(layer, _joined(path, function), (x,), of_module=False),
             encode=self._encode,
             read_later=self._read_later,
         )
