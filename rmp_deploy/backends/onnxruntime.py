@@ -26,7 +26,8 @@ def run(graph: SpikingGraph, x: npt.NDArray[Any], record: Sequence[Record] = ())
         RmpDeployError: the samples do not fit the graph.
     """
     graph.check_samples(x)
-    found = _outputs(onnx_io.to_bytes(graph, record), x)
+    with onnx_io.runnable(graph, record) as model:
+        found = _outputs(model, x)
     layers = {str(what): {op.name: found[f"trace/{what}/{op.name}"] for op in graph.spiking} for what in record}
     if "spikes" in layers:
         layers["spikes"] = {name: s > 0 for name, s in layers["spikes"].items()}

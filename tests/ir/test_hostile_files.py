@@ -15,6 +15,9 @@ import onnx
 import pytest
 from onnx import ModelProto, TensorProto
 
+from rmp_deploy import backends
+from rmp_deploy.backends.onnxruntime import run_file
+from rmp_deploy.cli import main
 from rmp_deploy.errors import RmpDeployError
 from rmp_deploy.ir import onnx_io
 from rmp_deploy.ir.graph import MAX_VALUES, Input, Readout, SpikingGraph
@@ -466,8 +469,6 @@ def pair(tmp_path, convnet, images, monkeypatch):
 
 
 def test_a_pair_comes_back_equal_and_stock_onnx_runtime_runs_it(pair, images):
-    from rmp_deploy.backends.onnxruntime import run_file
-
     graph, path, data = pair
     assert sorted(p.name for p in path.parent.iterdir()) == ["net.onnx", "net.onnx.data"]
     onnx.checker.check_model(path, full_check=True)
@@ -586,6 +587,16 @@ def test_a_pair_that_cannot_be_written_leaves_what_was_there(pair, convnet):
     onnx_io.save(convnet(seed=1), path)
     assert onnx_io.load(path) == convnet(seed=1)
     assert {p.name for p in path.parent.iterdir()} == {"net.onnx", "net.onnx.data"}
+
+
+def test_every_backend_and_the_self_check_take_a_pair(pair, images):
+    graph, path, _ = pair
+    x = images(4)
+    exact, found = (backends.run(graph, x, name, ("spikes", "v")) for name in ("reference", "onnxruntime"))
+    for name, spikes in exact.spikes.items():
+        np.testing.assert_array_equal(found.spikes[name], spikes)
+        np.testing.assert_allclose(found.v[name], exact.v[name], atol=1e-5)
+    assert main(["verify", str(path), "--self"]) == 0
 
 
 def test_more_weights_than_protobuf_holds_are_refused_where_no_file_is(pair):

@@ -6,6 +6,9 @@ import base64
 import hashlib
 import io
 import json
+import tempfile
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -23,6 +26,7 @@ from rmp_deploy.ir.onnx_io import external, wire
 from rmp_deploy.ir.onnx_io.model import step_of, to_skeleton
 from rmp_deploy.ir.onnx_io.nodes import Tensors
 from rmp_deploy.ir.onnx_io.wire import Chunk
+from rmp_deploy.ir.trace import Record
 
 GOLDEN_KEY, CHECKSUM_KEY = "rmp_deploy.golden", "rmp_deploy.sha256"
 
@@ -54,6 +58,25 @@ def save(graph: SpikingGraph, path: str | Path, golden: npt.NDArray[Any] | None 
         external.refer(step_of(model.graph.node), weights, f"{path.name}.data")
     finish(model, weights, record)
     _check_readable(graph, model)
+    return _write(model, weights, path)
+
+
+@contextmanager
+def runnable(graph: SpikingGraph, record: Sequence[Record] = ()) -> Iterator[bytes | str]:
+    """What a runtime runs for `graph`: the model's bytes or, beyond 2 GiB, the path of files that last as long.
+
+    `record` adds outputs as in `to_model`.
+    """
+    model, weights = to_skeleton(graph, record)
+    if not external.is_outside(weights):
+        yield b"".join(wire.pieces(contents(model, weights)[0]))
+        return
+    with tempfile.TemporaryDirectory() as folder:
+        external.refer(step_of(model.graph.node), weights, "net.onnx.data")
+        yield str(_write(model, weights, Path(folder) / "net.onnx"))
+
+
+def _write(model: ModelProto, weights: Tensors, path: Path) -> Path:
     inside, outside = contents(model, weights)
     beside = {path.with_name(f"{path.name}.data"): wire.pieces(outside)} if outside else {}
     write_together({**beside, path: wire.pieces(inside)})  # the model last: it is what people open
