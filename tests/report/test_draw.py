@@ -152,7 +152,7 @@ def test_branches_stand_side_by_side_and_a_recurrent_edge_comes_back_up():
 @pytest.mark.parametrize("make", [resnet19, recurrent])
 def test_graphviz_lays_out_the_same_boxes_and_arrows(make):
     drawn = diagram(make())
-    layout = graphviz.lay_out(drawn)
+    layout = graphviz.lay_out_by_dot(drawn)
     assert layout.boxes.keys() == {box.name for box in drawn.boxes}
     assert overlapping(rectangles(drawn, layout)[: len(drawn.boxes)]) == []
     size = {box.name: box for box in drawn.boxes}
@@ -167,7 +167,7 @@ def test_graphviz_lays_out_the_same_boxes_and_arrows(make):
 def test_graphviz_keeps_two_arrows_between_the_same_boxes():
     boxes = (Box("a", "synapse", ("a",)), Box("b", "structure", ("b",)))
     drawn = Diagram("twice", "", boxes, (Arrow("a", "b", "(1,)", False),) * 2)
-    assert len(set(graphviz.lay_out(drawn).curves)) == 2
+    assert len(set(graphviz.lay_out_by_dot(drawn).curves)) == 2
 
 
 def test_the_picture_holds_every_op_with_kind_parameters_and_shape():
@@ -203,7 +203,7 @@ def test_a_hostile_name_is_text(name):
     assert not list(root.iter(f"{SVG}script"))
     assert root.find(f"{SVG}title").text.endswith(": T = 4")
     if shutil.which("dot"):
-        assert graphviz.lay_out(drawn) is not None
+        assert graphviz.lay_out_by_dot(drawn) is not None
 
 
 def test_the_file_is_self_contained_and_follows_the_theme():

@@ -21,6 +21,10 @@ Pair = tuple[int, int]
 class Op(ABC):
     """A node of the graph: reads the values named in `inputs`, produces the value `name`.
 
+    Attributes:
+        name: of the op and of its value; letters, digits, ``_``, ``-``, ``.``.
+        inputs: names of the values that it reads.
+
     Raises:
         RmpDeployError: a parameter is not finite, or its shape breaks the op's invariant.
     """

@@ -47,6 +47,13 @@ class LoihiLIF(SpikingNeuron):
     The names are the IR's: i is what Lava calls u, and u is v before the reset. ``du = 4095`` keeps no current, so that
     the neuron is `LIF`; ``dv = 4096 * (1 - decay)``. ``du = -1`` keeps the current for ever.
     Source: lava/proc/lif/models.py:72-278, PyLifModelBitAcc (lava-nc 0.10.0).
+
+    Attributes:
+        du: decay of i, -1..4095 in 1/4096 per step, one less than what decays.
+        dv: decay of v, 0..4096 in 1/4096 per step.
+        vth: threshold in units of a synaptic current, 0..131071.
+        bias_mant: mantissa of what is added to v at every step, -4096..4095.
+        bias_exp: its exponent, 0..7; the bias is in units of the state.
     """
 
     du: IntArray
@@ -82,6 +89,12 @@ class LoihiLinear(Op):
     one: with mixed signs it is a multiple of ``2 << (8 - num_weight_bits)`` in -256..255, otherwise of
     ``1 << (8 - num_weight_bits)`` in 0..255 or -255..0. Others are refused; `stored_weight` is what Lava makes of them.
     Source: lava/proc/dense/models.py:57-107, PyDenseModelBitAcc (lava-nc 0.10.0).
+
+    Attributes:
+        weight: (N_out, N_in), integers within the span of sign_mode.
+        weight_exp: the sum is shifted left by it, -8..7.
+        num_weight_bits: bits that a weight is held in, 1..8.
+        sign_mode: ``'mixed'``, ``'excitatory'`` or ``'inhibitory'``.
     """
 
     weight: IntArray
@@ -105,6 +118,11 @@ class LoihiConv2d(ConvGeometry):
     Lava's own Conv knows neither exponent nor weight bits (lava/proc/conv/models.py:69-82); Loihi's synapses do, and
     one network must not have two rules. On Lava the exponent goes into the weights, and where that is not exact the op
     is refused there.
+
+    Attributes:
+        weight_exp: the sum is shifted left by it, -8..7.
+        num_weight_bits: bits that a weight is held in, 1..8.
+        sign_mode: ``'mixed'``, ``'excitatory'`` or ``'inhibitory'``.
     """
 
     axes: ClassVar[str] = "HW"

@@ -52,7 +52,11 @@ class SpikingNeuron(_Neuron):
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class _Membrane(_Neuron):
-    """A membrane with a leak: ``decay`` is its factor per step, 0..1."""
+    """A membrane with a leak.
+
+    Attributes:
+        decay: factor of v per step, 0..1: 1 keeps it, 0 forgets it; no unit.
+    """
 
     decay: Array
 
@@ -81,6 +85,12 @@ class LIF(_Membrane, SpikingNeuron):
     it: one that fires at ``>= th`` has the next smaller float as its threshold and still subtracts th; one that
     subtracts th in the step after the spike, undecayed (snnTorch), is ``v_subtract = th / decay`` here.
     Source: docs/rmp_loss.md (decay 0.25, effective threshold 0.5, pre-reset `u` is what fires).
+
+    Attributes:
+        v_threshold: a neuron fires where u is strictly above it; unit of x.
+        v_reset: what v becomes by a hard reset; unit of x.
+        v_subtract: what a soft reset takes off v, None for v_threshold; unit of x.
+        reset: ``'hard'`` or ``'soft'``.
     """
 
     v_threshold: Array
@@ -124,6 +134,9 @@ class CubaLIF(LIF):
     resets v and leaves i as it is. ``current_decay = 0`` is `LIF`.
     Source: Davies et al. 2018, IEEE Micro 38(1), section on the neuron model; lava/proc/lif/models.py:45-69 with
     current_decay = 1 - du and decay = 1 - dv.
+
+    Attributes:
+        current_decay: factor of i per step, 0..1; no unit.
     """
 
     current_decay: Array
@@ -135,4 +148,7 @@ class CubaLIF(LIF):
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class LI(_Membrane):
-    """Leaky integrator, a readout that does not spike: ``v[t] = decay * v[t-1] + x[t]``; its value is v."""
+    """Leaky integrator, a readout that does not spike; its value is v.
+
+    ``v[t] = decay * v[t-1] + x[t]``
+    """

@@ -9,7 +9,13 @@ from rmp_deploy.ir.ops.base import Op, Pair, Shape, windows
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class _Pool2d(Op):
-    """What the three pools share: ``kernel`` windows that start every ``stride`` pixels of a map padded with zeros."""
+    """What the three pools share.
+
+    Attributes:
+        kernel: (KH, KW), size of a window in pixels, >= 1.
+        stride: pixels from one window to the next, (H, W), >= 1.
+        padding: zeros added on both sides, (H, W), at most half of kernel.
+    """
 
     kernel: Pair
     stride: Pair
@@ -35,15 +41,25 @@ class _Pool2d(Op):
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class AvgPool2d(_Pool2d):
-    """Mean of each window, padding included: ``y = sum(window) / (KH * KW)``."""
+    """Mean of each window, padding included.
+
+    ``y[c,h,w] = sum_{i,j} x[c, h*stride + i - padding, ...] / (KH * KW)``
+    """
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class SumPool2d(_Pool2d):
-    """Sum of each window."""
+    """Sum of each window; of spikes it is a count.
+
+    ``y[c,h,w] = sum_{i,j} x[c, h*stride + i - padding, ...]``
+    """
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class MaxPool2d(_Pool2d):
-    """Largest value of each window; of spikes it is OR, so that its value is spikes. Its input must be spikes: zero
-    padding would otherwise win over negative values, which is not what torch does."""
+    """Largest value of each window; of spikes it is OR, so that its value is spikes.
+
+    ``y[c,h,w] = max_{i,j} x[c, h*stride + i - padding, ...]``
+
+    Its input must be spikes: zero padding would otherwise win over negative values, which is not what torch does.
+    """

@@ -16,6 +16,13 @@ class BatchNorm(Op):
     """Inference BatchNorm over channels, shapes (C,); lives between export and `passes.fold_batchnorm`.
 
     ``y = gamma * (x - mean) / sqrt(var + eps) + beta``
+
+    Attributes:
+        gamma: scale, (C,).
+        beta: shift, (C,).
+        mean: of training, (C,).
+        var: of training, (C,); var + eps > 0.
+        eps: float32.
     """
 
     gamma: Array
@@ -42,7 +49,7 @@ class BatchNorm(Op):
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class Flatten(Op):
-    """(C, H, W) -> (C*H*W,) in C order, as torch."""
+    """(C, H, W) -> (C*H*W,) in C order, as torch: ``y[(c*H + h)*W + w] = x[c,h,w]``."""
 
     def output_shape(self, *shapes: Shape) -> Shape:
         return (int(np.prod(shapes[0])),)
@@ -50,7 +57,10 @@ class Flatten(Op):
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class Add(Op):
-    """Sum of two or more values of one shape: a residual connection. The sum of spikes is a count, not spikes."""
+    """Sum of two or more values of one shape: a residual connection. The sum of spikes is a count, not spikes.
+
+    ``y = x_1 + x_2 + ...``
+    """
 
     arity: ClassVar[tuple[int, int]] = (2, sys.maxsize)
 
@@ -75,6 +85,10 @@ class Delay(Op):
     """The value of ``steps`` time steps ago: ``y[t] = x[t - steps]``, 0 before that.
 
     It may read a value that is made after it: a delay of 1 is a recurrent edge. Therefore it states its `shape`.
+
+    Attributes:
+        steps: how many time steps ago, 1..4096.
+        shape: of its value, without time and batch.
     """
 
     steps: int

@@ -13,7 +13,14 @@ from rmp_deploy.ir.ops.base import Array, Op, Pair, Shape, windows
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class Linear(Op):
-    """Dense synapses: ``y[o] = sum_i weight[o, i] * x[i] + bias[o]``; weight (N_out, N_in), bias (N_out,)."""
+    """Dense synapses.
+
+    ``y[o] = sum_i weight[o, i] * x[i] + bias[o]``
+
+    Attributes:
+        weight: (N_out, N_in).
+        bias: (N_out,), added at every step; None is none.
+    """
 
     weight: Array
     bias: Array | None = None
@@ -28,7 +35,15 @@ class Linear(Op):
 
 
 class ConvGeometry(Op):
-    """What convolutions of any number of axes and any kind of weight share; each declares these as its own fields."""
+    """What convolutions of any number of axes and any kind of weight share; each declares these as its own fields.
+
+    Attributes:
+        weight: (C_out, C_in/groups, *kernel).
+        stride: pixels from one window to the next, one number per axis, >= 1.
+        padding: zeros added on both sides, one number per axis, >= 0.
+        dilation: pixels from one tap to the next, one number per axis, >= 1.
+        groups: blocks of channels that see only their own block of inputs; divides C_in and C_out.
+    """
 
     axes: ClassVar[str]
 
@@ -76,6 +91,12 @@ class ConvGeometry(Op):
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class _Conv(ConvGeometry):
+    """Convolutions of real weights, with a bias.
+
+    Attributes:
+        bias: (C_out,), added at every step; None is none.
+    """
+
     weight: Array
     bias: Array | None = None
     stride: tuple[int, ...]

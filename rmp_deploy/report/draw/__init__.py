@@ -6,8 +6,10 @@ Graphviz lays it out where it is installed, `layered` where it is not; both pict
 from __future__ import annotations
 
 from rmp_deploy.ir.graph import SpikingGraph
-from rmp_deploy.report.draw import graphviz, layered, svg
 from rmp_deploy.report.draw.diagram import diagram
+from rmp_deploy.report.draw.graphviz import dot_text, lay_out_by_dot
+from rmp_deploy.report.draw.layered import lay_out
+from rmp_deploy.report.draw.svg import write
 
 __all__ = ["to_dot", "to_svg"]
 
@@ -18,12 +20,12 @@ def to_svg(graph: SpikingGraph) -> tuple[str, str]:
     One self-contained SVG, for light and dark pages; the same graph and layout give the same bytes.
     """
     drawn = diagram(graph)
-    layout = graphviz.lay_out(drawn)
+    layout = lay_out_by_dot(drawn)
     if layout is not None:
-        return svg.write(drawn, layout), "dot"
-    return svg.write(drawn, layered.lay_out(drawn)), "rmp-deploy"
+        return write(drawn, layout), "dot"
+    return write(drawn, lay_out(drawn)), "rmp-deploy"
 
 
 def to_dot(graph: SpikingGraph) -> str:
     """The picture of `graph` as DOT text, for Graphviz and its relatives."""
-    return graphviz.to_dot(diagram(graph))
+    return dot_text(diagram(graph))

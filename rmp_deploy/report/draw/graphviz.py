@@ -21,7 +21,7 @@ STYLE: dict[Kind, str] = {
 }
 
 
-def to_dot(diagram: Diagram) -> str:
+def dot_text(diagram: Diagram) -> str:
     """The diagram in the DOT language, boxes of its own sizes."""
     font = f'fontname="monospace", fontsize={SIZES[1]:g}'
     lines = [
@@ -40,14 +40,16 @@ def to_dot(diagram: Diagram) -> str:
     return "\n".join([*lines, "}"]) + "\n"
 
 
-def lay_out(diagram: Diagram) -> Layout | None:
+def lay_out_by_dot(diagram: Diagram) -> Layout | None:
     """What `dot` makes of the diagram; None where there is no `dot` that works (some lack their own plug-ins)."""
     dot = shutil.which("dot")
     if dot is None:
         return None
     try:
         command = [dot, "-Tjson0"]
-        done = subprocess.run(command, input=to_dot(diagram).encode(), capture_output=True, timeout=TIMEOUT, check=True)
+        done = subprocess.run(
+            command, input=dot_text(diagram).encode(), capture_output=True, timeout=TIMEOUT, check=True
+        )
         return _layout(diagram, json.loads(done.stdout))
     except (OSError, subprocess.SubprocessError, ValueError, KeyError, IndexError):
         return None
