@@ -49,8 +49,8 @@ class Builder:
     def weight(self, *shape: int) -> np.ndarray:
         return self.rng.normal(size=shape) * 1.5 / np.sqrt(np.prod(shape[1:]))
 
-    def synapse(self, c_out: int | None = None) -> str:
-        """A convolution that keeps the map, or a Linear."""
+    def synapse(self, c_out: int | None = None, keep: bool = True) -> str:
+        """A convolution that keeps the map or strides over it, or a Linear."""
         rng, n = self.rng, self.shape[0]
         c_out = c_out or 2 * int(rng.integers(1, 4))
         bias = rng.normal(0.1, 0.3, c_out) if rng.integers(2) else None
@@ -58,10 +58,14 @@ class Builder:
             return self.add(Linear, weight=self.weight(c_out, n), bias=bias)
         groups = 2 if n % 2 == 0 and c_out % 2 == 0 and rng.integers(2) else 1
         axes = len(self.shape) - 1
-        dilation = int(rng.integers(1, 3))
-        options = {"padding": (dilation,) * axes, "dilation": (dilation,) * axes, "groups": groups}
         kind = {1: Conv1d, 2: Conv2d}[axes]
-        return self.add(kind, weight=self.weight(c_out, n // groups, *(3,) * axes), bias=bias, **options)
+        if keep:
+            dilation, kernel = (int(rng.integers(1, 3)),) * axes, (3,) * axes
+            options = {"padding": dilation, "dilation": dilation}
+        else:  # nothing is the same along both axes
+            kernel = (2, 3)[:axes]
+            options = {"padding": (1, 2)[:axes], "dilation": (2, 1)[:axes], "stride": (1, 2)[:axes]}
+        return self.add(kind, weight=self.weight(c_out, n // groups, *kernel), bias=bias, groups=groups, **options)
 
     def neuron(self) -> str:
         rng, shape = self.rng, self.shape
@@ -84,7 +88,7 @@ class Builder:
         rng = self.rng
         before, shape = self.value, self.shape
         same = rng.integers(2)
-        self.synapse(shape[0] if same else None)
+        self.synapse(shape[0] if same else None, keep=bool(same or rng.integers(2)))
         if rng.integers(3) == 0:
             c = self.shape[0]
             norm = {k: rng.uniform(0.5, 1.5, c) for k in ("gamma", "var")}
@@ -108,15 +112,16 @@ class Builder:
             self.add(pool, kernel=(3, 2), stride=(2, 2), padding=(1, 0))
 
     def recurrent(self) -> None:
-        """current + own synapse * spikes[t - 1]: the Delay reads a neuron that stands after it."""
-        current, shape = self.value, self.shape
+        """current + own synapse * spikes[t - steps]: the Delay reads a neuron that stands after it."""
+        rng, current, shape = self.rng, self.value, self.shape
         at = len(self.ops)
-        before = self.add(Delay, "nobody", steps=1, shape=shape)
+        steps = int(rng.integers(1, 3))
+        before = self.add(Delay, "nobody", steps=steps, shape=shape)
         self.shape = shape
         self.synapse(shape[0])
         self.add(Add, current, self.value, shape=shape)
         spikes = self.neuron()
-        self.ops[at] = Delay(name=before, inputs=(spikes,), steps=1, shape=shape)
+        self.ops[at] = Delay(name=before, inputs=(spikes,), steps=steps, shape=shape)
 
 
 def random_graph(rng: np.random.Generator) -> SpikingGraph:
@@ -152,17 +157,56 @@ def test_random_graphs_through_the_file_and_onnx_runtime(seed, tmp_path_factory)
         assert rung.max_output_error < 1e-3
 
 
+def features(graph: SpikingGraph) -> set[str]:
+    """What a graph has besides kinds of ops."""
+    at = {op.name: i for i, op in enumerate(graph.ops)}
+    convolutions = graph.of_type(Conv1d, Conv2d)
+    delays = graph.of_type(Delay)
+    neurons = graph.of_type(LIF)
+    passed_on = {
+        graph.input.name,
+        *(op.name for op in graph.of_type(LIF, Delay, Concat, MaxPool2d, AvgPool2d, SumPool2d)),
+    }
+    found = {
+        "groups": any(op.groups > 1 for op in convolutions),
+        "depthwise": any(op.groups == op.weight.shape[0] > 1 for op in convolutions),
+        "stride": any(max(op.stride) > 1 for op in convolutions),
+        "dilation": any(max(op.dilation) > 1 for op in convolutions),
+        "delay": any(op.steps > 1 for op in delays),
+        "recurrent": any(at[op.inputs[0]] > at[op.name] for op in delays),
+        "slowly recurrent": any(at[op.inputs[0]] > at[op.name] and op.steps > 1 for op in delays),
+        "residual": any(passed_on & set(op.inputs) for op in graph.of_type(Add)),
+        "per neuron": any(op.v_threshold.shape == graph.shapes[op.name] for op in neurons),
+        "soft reset of its own": any(op.v_subtract is not None for op in neurons),
+    }
+    return {name for name, there in found.items() if there}
+
+
 def test_the_random_graphs_hold_every_op():
     """Otherwise the test above would test less than it says; most layers fire, and not always."""
     kinds: set[type[Op]] = set()
+    seen: set[str] = set()
     rates: list[float] = []
     for seed in range(60):
         rng = np.random.default_rng(seed)
         graph = random_graph(rng)
         kinds |= {type(op) for op in graph.ops}
+        seen |= features(graph)
         steps = () if graph.input.encoding == "direct" else (graph.T,)
         x = rng.normal(0.3, 0.6, (2, *steps, *graph.input.shape))
         rates += [float(s.mean()) for s in backends.run(graph, x, "reference", ("spikes",)).spikes.values()]
     wanted = {LI, LIF, Add, AvgPool2d, BatchNorm, Concat, Conv1d, Conv2d, CubaLIF, Delay, Flatten, Linear, MaxPool2d}
     assert kinds == wanted | {SumPool2d}
     assert np.mean([0.01 < rate < 0.99 for rate in rates]) > 0.8
+    assert seen == {
+        "groups",
+        "depthwise",
+        "stride",
+        "dilation",
+        "delay",
+        "recurrent",
+        "slowly recurrent",
+        "residual",
+        "per neuron",
+        "soft reset of its own",
+    }
