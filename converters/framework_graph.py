@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from importlib.metadata import version
 
+import torch
 from torch import nn
 
 from rmp_deploy.converters.torch_functions import INPUT
@@ -40,8 +41,13 @@ def to_graph(
         dt: length of a step in seconds.
 
     Raises:
-        RmpDeployError: T or the readout are given nowhere or twice, or what `trace` refuses.
+        RmpDeployError: T or the readout are given nowhere or twice, parameters that are not float32, or what `trace`
+            refuses.
     """
+    for path, x in (*model.named_parameters(), *model.named_buffers()):
+        if x.ndim > 0 and x.is_floating_point() and x.dtype != torch.float32:
+            found = f"{type(model).__name__}: '{path}' = {x.dtype}, allowed torch.float32"
+            raise RmpDeployError(f"{found}. Use model.float(), and see that it is still as good.")
     traced = trace(model, tuple(input_shape), dialect, leading)
     kind = type(model).__name__
     if (traced.T is None) == (T is None):

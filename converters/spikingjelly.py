@@ -13,6 +13,7 @@ from rmp_deploy.converters import framework_graph, membrane_units, torch_layers
 from rmp_deploy.converters.membrane_units import F64, number
 from rmp_deploy.converters.torch_layers import LAYERS, SEQUENCE_LAYERS, SIZED, Converter, Converters, refused
 from rmp_deploy.converters.torch_trace import Dialect
+from rmp_deploy.errors import RmpDeployError
 from rmp_deploy.ir import ops
 from rmp_deploy.ir.graph import Encoding, Rule, SpikingGraph
 
@@ -141,6 +142,10 @@ def _step_by_step(container: nn.Sequential) -> nn.Module:
 
 
 def _step_mode_container(container: layer.StepModeContainer) -> nn.Module:
+    """The one or the other, among sequences."""
+    if container.step_mode != "m":
+        found = f"StepModeContainer: step_mode = {container.step_mode!r}, allowed 'm' where it stands"
+        raise RmpDeployError(f"{found}. Use functional.set_step_mode(net, 'm').")
     return _step_by_step(container) if container.stateful else _stateless(container)
 
 

@@ -72,6 +72,17 @@ def check_states(
         raise refused(neuron, path, f"{name} = {found}", "its own, of the step before", todo)
 
 
+def check_not_reset(neuron: nn.Module, path: str, held: Mapping[str, Tensor]) -> None:
+    """Check that a forward of one step has left alone the buffers that `neuron`, which stands at `path`, `held`.
+
+    Raises:
+        RmpDeployError: it has reset them, and does so in every step.
+    """
+    if any(now is not held.get(name) for name, now in neuron.named_buffers()):
+        todo = "Reset it outside of forward, before the first step"
+        raise refused(neuron, path, "reset by the forward of every step", "a state that is kept", todo)
+
+
 def call_with_states(module: nn.Module, x: Any) -> Any:
     """Call a traced module on `x` and, where it takes states, those of the step before; return the one tensor."""
     parameters = list(inspect.signature(module.forward).parameters.values())[1:]

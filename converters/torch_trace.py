@@ -17,7 +17,7 @@ from torch import fx, nn
 
 from rmp_deploy.converters.torch_functions import FUNCTIONS, INPUT, METHODS, Call, Handler, Value
 from rmp_deploy.converters.torch_layers import LAYERS, SIZED, Converters, refused
-from rmp_deploy.converters.torch_states import State, call_with_states, check_states
+from rmp_deploy.converters.torch_states import State, call_with_states, check_not_reset, check_states
 from rmp_deploy.errors import RmpDeployError
 from rmp_deploy.ir.graph import Rule
 from rmp_deploy.ir.ops import LI, LIF, Delay, Flatten, Op, Shape
@@ -165,7 +165,11 @@ class _Walk:
         try:
             if dialect.stateful:  # so that states stand where later steps find them
                 _Tracer(known, dialect, path, first_step=True).trace(root)
+            neurons = {name: m for name, m in module.named_modules() if type(m) in dialect.stateful}
+            held = {name: dict(m.named_buffers()) for name, m in neurons.items()}
             graph = tracer.trace(root)
+            for name, neuron in neurons.items():
+                check_not_reset(neuron, _joined(path, name), held[name])
         except RmpDeployError:
             raise
         except Exception as e:  # of a stranger's forward

@@ -209,6 +209,12 @@ class BeginsAnew(Net):
         return self.lif1(self.fc1(x), self.lif1.reset_mem())[0]
 
 
+class ResetsItself(Net):
+    def forward(self, x):
+        self.lif1.reset_mem()
+        return self.lif1(self.fc1(x))[0]
+
+
 class MixesUpStates(Net):
     def forward(self, x):
         spk1, self.mem1 = self.lif1(self.fc1(x), self.mem1)
@@ -246,6 +252,7 @@ class ChangesTheState(Net):
     ("kind", "said"),
     [
         (BeginsAnew, "Leaky 'lif1': mem = a new Tensor, allowed its own, of the step before"),
+        (ResetsItself, "Leaky 'lif1': reset by the forward of every step"),
         (MixesUpStates, "Synaptic 'lif2': syn = 'mem' of lif2"),
         (OthersState, "Synaptic 'lif2': mem = 'mem' of lif1"),
         (LoopsOverTime, "Leaky 'lif1': called twice"),
@@ -348,6 +355,12 @@ def test_what_the_ir_cannot_carry_is_named(neuron, said):
         to_graph(nn.Sequential(nn.Linear(8, 8), neuron), (8,), T, readout="mean")
     assert said in str(e.value)
     assert "\n" not in str(e.value)
+
+
+def test_weights_of_another_precision_are_named():
+    model = nn.Sequential(nn.Linear(8, 8), snn.Leaky(0.9, init_hidden=True)).double()
+    with pytest.raises(RmpDeployError, match=r"Sequential: '0\.weight' = torch\.float64, allowed torch\.float32"):
+        to_graph(model, (8,), T, readout="mean")
 
 
 def test_inhibition_is_named():

@@ -273,6 +273,10 @@ class Own(neuron.LIFNode):
         ([neuron.LIFNode(step_mode="m"), layer.Flatten()], "Flatten '2': step_mode = 's', allowed 'm'"),
         ([layer.SeqToANNContainer(nn.Linear(8, 8)), neuron.LIFNode()], "LIFNode '2': step_mode = 's', allowed 'm'"),
         ([layer.SeqToANNContainer(nn.Linear(8, 8), neuron.IFNode())], "IFNode '1': inside SeqToANNContainer"),
+        (
+            [layer.StepModeContainer(True, "s", neuron.IFNode()), neuron.IFNode(step_mode="m")],
+            "StepModeContainer: step_mode = 's', allowed 'm'",
+        ),
         ([neuron.CUBALIFNode(v_reset=0.1)], "CUBALIFNode '1': v_reset = 0.1"),
         ([with_start(neuron.LIFNode(), 0.5)], "LIFNode '1': v before the first step = 0.5"),
         ([with_threshold(neuron.LIFNode(), torch.ones(8))], "LIFNode '1': v_threshold = tensor"),
