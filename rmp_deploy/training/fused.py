@@ -74,7 +74,7 @@ class _LIF(torch.autograd.Function):
         options: Options,
     ) -> tuple[Tensor, Tensor, Tensor]:
         ctx.set_materialize_grads(False)
-        u, spikes = torch.empty_like(x), torch.empty_like(x)
+        u, spikes = (x.new_empty(x.shape) for _ in range(2))  # empty_like would follow the strides of an expanded x
         v: Tensor | None = None
         for t in range(len(x)):
             _leak(v, decay, x[t], out=u[t])
@@ -130,7 +130,7 @@ class _LIF(torch.autograd.Function):
 class _LeakySum(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, decay: Tensor | float) -> Tensor:
-        y = torch.empty_like(x)
+        y = x.new_empty(x.shape)
         before: Tensor | None = None
         for t in range(len(x)):
             before = _leak(before, decay, x[t], out=y[t])
@@ -142,7 +142,7 @@ class _LeakySum(torch.autograd.Function):
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
         (d_y,) = grads
         y, decay = ctx.saved_tensors if ctx.number is None else (d_y, ctx.number)
-        d_x = torch.empty_like(d_y)
+        d_x = d_y.new_empty(d_y.shape)
         later: Tensor | None = None
         for t in reversed(range(len(d_y))):
             later = _leak(later, decay, d_y[t], out=d_x[t])

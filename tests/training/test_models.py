@@ -2,12 +2,24 @@
 
 from __future__ import annotations
 
+import copy
+
 import numpy as np
 import pytest
 import torch
 from torch import nn
 
-from rmp_deploy.training.models import BasicBlock, ConvNet, resnet18, resnet19, resnet20, resnet34, vgg16
+from rmp_deploy.training.models import (
+    BasicBlock,
+    ConvNet,
+    DirectEncoding,
+    TimeDistributed,
+    resnet18,
+    resnet19,
+    resnet20,
+    resnet34,
+    vgg16,
+)
 from rmp_deploy.training.models.resnet import conv_shortcut
 from rmp_deploy.training.neurons import LIF, neurons
 
@@ -67,3 +79,34 @@ def test_blocks_of_the_wide_resnet20_start_as_their_shortcut():
 def test_a_map_that_cannot_be_halved_is_refused():
     with pytest.raises(ValueError, match="ConvNet: map = 10x8"):
         ConvNet((1, 10, 8))
+
+
+def test_equal_steps_are_computed_once_and_are_the_same_network():
+    """A direct-encoded first layer: values, statistics and gradients of the layer applied to all T*B samples."""
+    torch.manual_seed(0)
+    T, B = 4, 3
+    once = nn.Sequential(
+        DirectEncoding(T), TimeDistributed(nn.Sequential(nn.Conv2d(2, 4, 3, bias=False), nn.BatchNorm2d(4))), LIF()
+    )
+    each = copy.deepcopy(once)
+    x = torch.rand(B, 2, 6, 6)
+    spikes = once(x)
+    repeated = x.repeat(T, 1, 1, 1, 1).requires_grad_()  # in memory of its own
+    wanted = each[2](each[1](repeated))
+    torch.testing.assert_close(spikes, wanted)
+    weight = torch.rand_like(spikes)
+    (weight * spikes).sum().backward()
+    (weight * wanted).sum().backward()
+    for (name, a), b in zip(once.named_parameters(), each.parameters(), strict=True):
+        torch.testing.assert_close(a.grad, b.grad, msg=name)
+    norm, other = once[1].layer[1], each[1].layer[1]
+    torch.testing.assert_close(norm.running_mean, other.running_mean)
+    n = B * 4 * 4
+    batch_variance = (norm.running_var - 0.9) * (n - 1) / n  # momentum 0.1 from 1
+    torch.testing.assert_close(batch_variance, (other.running_var - 0.9) * (T * n - 1) / (T * n))
+
+
+def test_what_draws_by_chance_is_drawn_anew_at_every_step():
+    torch.manual_seed(0)
+    spread = nn.Sequential(DirectEncoding(4), TimeDistributed(nn.Dropout(0.5)))(torch.ones(2, 50))
+    assert not any(torch.equal(spread[0], step) for step in spread[1:])

@@ -23,7 +23,9 @@ class DirectEncoding(nn.Module):
 class TimeDistributed(nn.Module):
     """Apply a layer without memory to every step: [T, B, ...] -> [T*B, ...] -> layer -> [T, B, ...].
 
-    A BatchNorm inside sees T*B samples: its statistics are over time and batch.
+    A BatchNorm inside sees T*B samples: its statistics are over time and batch. Where all steps are one in memory
+    (`DirectEncoding`, then layers without chance) the layer is applied once and shown T times; the statistics are the
+    same but for the correction of the running variance, which then counts B samples and not T*B.
     """
 
     def __init__(self, layer: nn.Module) -> None:
@@ -31,8 +33,27 @@ class TimeDistributed(nn.Module):
         self.layer = layer
 
     def forward(self, x: Tensor) -> Tensor:
-        y: Tensor = self.layer(x.flatten(0, 1))
-        return y.reshape(x.shape[0], x.shape[1], *y.shape[1:])
+        T, B = x.shape[:2]
+        y: Tensor
+        if T > 1 and x.stride(0) == 0 and all(isinstance(m, WITHOUT_CHANCE) for m in self.layer.modules()):
+            y = self.layer(x[0])
+            return y.unsqueeze(0).expand(T, *y.shape)
+        y = self.layer(x.flatten(0, 1))
+        return y.reshape(T, B, *y.shape[1:])
+
+
+WITHOUT_CHANCE = (  # the same input gives the same value; a Dropout draws anew at every step
+    nn.Sequential,
+    nn.Linear,
+    nn.Conv1d,
+    nn.Conv2d,
+    nn.BatchNorm1d,
+    nn.BatchNorm2d,
+    nn.AvgPool2d,
+    nn.AdaptiveAvgPool2d,
+    nn.Flatten,
+    nn.Identity,
+)
 
 
 class MeanOverTime(nn.Module):
