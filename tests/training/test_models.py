@@ -97,8 +97,8 @@ def test_equal_steps_are_computed_once_and_are_the_same_network():
     weight = torch.rand_like(spikes)
     (weight * spikes).sum().backward()
     (weight * wanted).sum().backward()
-    for (name, a), b in zip(once.named_parameters(), each.parameters(), strict=True):
-        torch.testing.assert_close(a.grad, b.grad, msg=name)
+    for a, b in zip(once.parameters(), each.parameters(), strict=True):
+        torch.testing.assert_close(a.grad, b.grad, rtol=1e-4, atol=1e-5)
     norm, other = once[1].layer[1], each[1].layer[1]
     torch.testing.assert_close(norm.running_mean, other.running_mean)
     n = B * 4 * 4
