@@ -32,7 +32,7 @@ ONLY_IN: dict[str, set[str]] = {
     "jinja2": {"report"},
     "rich": {"report", "cli"},
     "nir": {"converters/nir"},
-    "h5py": {"converters/nir"},
+    "h5py": {"converters/netx", "converters/nir"},
 }
 
 
