@@ -1,4 +1,4 @@
-"""Convert a network between file formats, by suffix: .onnx, .nir."""
+"""Convert a network between file formats, by suffix: .onnx, .nir, .net."""
 
 from __future__ import annotations
 
@@ -21,8 +21,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("target", metavar="OUT", help=f"the file to write ({', '.join(WRITERS)})")
     parser.add_argument("--dt", type=float, metavar="S", help="seconds per step; NIR is continuous in time")
     parser.add_argument("--rule", choices=NIR_RULES, default="euler", help="what a time constant is in a step (euler)")
-    parser.add_argument("--steps", type=int, metavar="T", help="from .nir: time steps to run")
-    parser.add_argument("--readout", choices=RULES, help="from .nir: the answer over time (mean)")
+    parser.add_argument("--steps", type=int, metavar="T", help="from .nir or .net: time steps to run")
+    parser.add_argument("--readout", choices=RULES, help="from .nir (mean) or .net (sum): the answer over time")
     parser.add_argument("--encoding", choices=ENCODINGS, help="from .nir: what the network is fed (time_series)")
 
 
@@ -57,6 +57,16 @@ def _read_nir(args: argparse.Namespace) -> SpikingGraph:
     return from_nir(args.source, args.dt, args.rule, args.steps, args.readout, args.encoding)
 
 
+def _read_netx(args: argparse.Namespace) -> SpikingGraph:
+    _needs_netx()
+    from rmp_deploy.converters.netx import from_netx
+
+    if args.encoding is not None or args.dt is not None:
+        option = "dt" if args.encoding is None else "encoding"
+        raise RmpDeployError(f"convert: --{option} with a .net file, which has none. Leave it out.")
+    return from_netx(args.source, args.steps, args.readout or "sum")
+
+
 def _write_onnx(graph: SpikingGraph, args: argparse.Namespace) -> Path:
     return onnx_io.save(graph, args.target)
 
@@ -68,8 +78,23 @@ def _write_nir(graph: SpikingGraph, args: argparse.Namespace) -> Path:
     return to_nir(graph, args.target, args.dt, args.rule)
 
 
-READERS: dict[str, Callable[[argparse.Namespace], SpikingGraph]] = {".nir": _read_nir, ".onnx": _read_onnx}
-WRITERS: dict[str, Callable[[SpikingGraph, argparse.Namespace], Path]] = {".nir": _write_nir, ".onnx": _write_onnx}
+def _write_netx(graph: SpikingGraph, args: argparse.Namespace) -> Path:
+    _needs_netx()
+    from rmp_deploy.converters.netx import to_netx
+
+    return to_netx(graph, args.target)
+
+
+READERS: dict[str, Callable[[argparse.Namespace], SpikingGraph]] = {
+    ".net": _read_netx,
+    ".nir": _read_nir,
+    ".onnx": _read_onnx,
+}
+WRITERS: dict[str, Callable[[SpikingGraph, argparse.Namespace], Path]] = {
+    ".net": _write_netx,
+    ".nir": _write_nir,
+    ".onnx": _write_onnx,
+}
 
 
 def _by_suffix(formats: dict[str, Format], path: str) -> Format:
@@ -85,3 +110,10 @@ def _needs_nir() -> None:
         import rmp_deploy.converters.nir  # noqa: F401
     except ImportError as e:
         raise RmpDeployError(f"convert: needs {e.name}. Run: pip install 'rmp-deploy[nir]'.") from e
+
+
+def _needs_netx() -> None:
+    try:
+        import rmp_deploy.converters.netx  # noqa: F401
+    except ImportError as e:
+        raise RmpDeployError(f"convert: needs {e.name}. Run: pip install 'rmp-deploy[netx]'.") from e

@@ -229,8 +229,8 @@ REFUSED = {
             ),
             neurons("n", "bn"),
         ],
-        "BatchNorm 'bn': op = BatchNorm, allowed Conv2d, Linear, LoihiConv2d, LoihiLinear, LIF, LoihiLIF, Flatten [lava]."
-        " Apply passes.fold_batchnorm",
+        "BatchNorm 'bn': op = BatchNorm, allowed Conv2d, Linear, LoihiConv2d, LoihiLinear, LIF, LoihiLIF, Flatten "
+        "[lava]. Apply passes.fold_batchnorm",
     ),
 }
 

@@ -14,10 +14,12 @@ import pytest
 
 import rmp_deploy
 from rmp_deploy.cli import convert, main
+from rmp_deploy.converters.netx import from_netx
 from rmp_deploy.converters.nir import RULES, from_nir
 
 ROOT = Path(__file__).parent.parent.parent
 NET = str(ROOT / "examples" / "digits.onnx")
+TINY = str(ROOT / "tests" / "data" / "netx" / "tiny.net")
 LIF = str(ROOT / "tests" / "data" / "nir_paper_lif" / "lif_norse.nir")
 
 
@@ -46,6 +48,15 @@ def test_a_foreign_nir_file_with_what_it_does_not_say(tmp_path):
     options = ["--dt", "1e-4", "--steps", "1000", "--rule", "exponential", "--readout", "sum", "--encoding", "direct"]
     assert main(["convert", LIF, str(out), *options]) == 0
     assert rmp_deploy.load(out) == from_nir(LIF, 1e-4, "exponential", 1000, "sum", "direct")
+
+
+def test_a_net_file_becomes_onnx_and_comes_back(tmp_path, capsys):
+    there, back = str(tmp_path / "tiny.onnx"), str(tmp_path / "tiny.net")
+    assert main(["convert", str(ROOT / "tests/data/netx/tiny.net"), there, "--steps", "15", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["T"] == 15
+    assert main(["convert", there, back]) == 0
+    graph, again = rmp_deploy.load(there), from_netx(back)
+    assert (again.ops, again.T, again.input) == (graph.ops, graph.T, graph.input)
 
 
 def test_the_rules_are_those_of_the_converter():
@@ -78,11 +89,16 @@ CASES = [
     (["{}/truncated.nir", "{}/a.onnx", *GOOD], "truncated.nir': "),
     (["{}/none.nir", "{}/a.onnx", *GOOD], "cannot be read (No such file or directory)"),
     ([LIF, "{}/occupied/a.onnx", *GOOD], "cannot be written (Not a directory)"),
-    ([LIF, "{}/a.pt", *GOOD], "a.pt': suffix = '.pt', allowed .nir or .onnx"),
-    (["{}/a.pt", "{}/a.onnx", *GOOD], "a.pt': suffix = '.pt', allowed .nir or .onnx"),
+    ([LIF, "{}/a.pt", *GOOD], "a.pt': suffix = '.pt', allowed .net or .nir or .onnx"),
+    (["{}/a.pt", "{}/a.onnx", *GOOD], "a.pt': suffix = '.pt', allowed .net or .nir or .onnx"),
     ([LIF, "{}/a.nir", *GOOD], "a.nir': the format of"),
     ([NET, "{}/a.nir"], "NIR: dt = none"),
     ([NET, "{}/a.nir", *GOOD], "convert: --steps with an .onnx file, which says it itself"),
+    (["{}/text.nir", "{}/a.net", *GOOD], "text.nir': not an HDF5 file"),
+    ([NET, "{}/a.net"], "allowed LoihiLinear, LoihiConv2d, LoihiLIF, Flatten [.net]"),
+    ([TINY, "{}/a.onnx", "--dt", "1e-4"], "convert: --dt with a .net file, which has none"),
+    ([TINY, "{}/a.onnx", "--encoding", "direct"], "convert: --encoding with a .net file, which has none"),
+    ([TINY, "{}/a.nir", *GOOD], "convert: --dt with a .net file"),
     ([LIF], "required: OUT"),
 ]
 
