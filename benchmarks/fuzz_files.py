@@ -125,13 +125,33 @@ def every_op() -> SpikingGraph:
     )
 
 
+def integers() -> SpikingGraph:
+    """Loihi's ops, on graded and binary spikes."""
+    rng = np.random.default_rng(2)
+
+    def weight(*shape: int) -> np.ndarray:
+        return rng.integers(-60, 80, shape) * 2
+
+    o = ir.ops
+    neurons = {"du": 4095, "dv": 1024, "bias_mant": rng.integers(0, 90, (3, 1, 1)), "bias_exp": 4}
+    ops = (
+        o.LoihiConv2d(name="conv", inputs=("x",), weight=weight(3, 2, 3, 3), padding=(1, 1)),
+        o.LoihiLIF(name="lif", inputs=("conv",), vth=300, **neurons),
+        o.Flatten(name="flat", inputs=("lif",)),
+        o.LoihiLinear(name="fc", inputs=("flat",), weight=weight(4, 48), weight_exp=1),
+    )
+    return SpikingGraph("integers", Input("x", (2, 4, 4), "direct", 3), ops, Readout("fc", "sum"), 6)
+
+
 def seeds(folder: Path) -> list[Seed]:
-    """The example, files of older versions, a graph of every op, and one with its weights beside the model."""
+    """The example, files of older versions, graphs of every op, and one with its weights beside the model."""
     paths = [ROOT / "examples" / "digits.onnx", *sorted((ROOT / "tests" / "data").glob("*.onnx"))]
     graph = every_op()
     x = np.random.default_rng(1).normal(size=(2, 5, 2, 6, 6)).astype(np.float32)
     paths.append(save(graph, folder / "every-op.onnx", golden=x))
     paths.append(save(replace(graph, T=3), folder / "plain.onnx"))
+    graded = np.random.default_rng(3).integers(-7, 8, (2, 2, 4, 4)).astype(np.float32)
+    paths.append(save(integers(), folder / "integers.onnx", golden=graded))
     inside, external.MAX_INSIDE = external.MAX_INSIDE, 0
     paths.append(save(graph, folder / "outside.onnx", golden=x))
     external.MAX_INSIDE = inside
