@@ -18,6 +18,7 @@ BENCHMARKS = {  # a function of this name -> the module that holds it
     "export_cost": "float_networks",
     "parity_float": "float_networks",
     "fuzz_files": "fuzz_files",
+    "integer_parity": "integer_parity",
 }
 
 
