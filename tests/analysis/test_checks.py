@@ -100,7 +100,8 @@ def test_every_op_keeps_the_bounds():
         CubaLIF(name="s3", inputs=("both",), decay=rng.uniform(0, 1, 5), current_decay=0.3, v_threshold=1.5),
         Delay(name="late", inputs=("fc",), steps=2, shape=(5,)),
         LI(name="li", inputs=("late",), decay=0.9),
-        lif("s4", "li", decay=1.0, v_threshold=4.0, reset="soft"),
+        linear("mix", "li", weight(5, 5)),  # of values of both signs
+        lif("s4", "mix", decay=1.0, v_threshold=4.0, reset="soft"),
         shape=(1, 6, 6),
         T=5,
     )  # fmt: skip
