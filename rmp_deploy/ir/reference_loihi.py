@@ -9,10 +9,10 @@ import numpy.typing as npt
 
 from rmp_deploy.ir.correlate import correlate
 from rmp_deploy.ir.ops import LoihiConv2d, LoihiLIF, LoihiLinear
+from rmp_deploy.ir.ops.loihi import STATE_SHIFT
 
 I64 = npt.NDArray[np.int64]
 DECAY_SHIFT = 12  # decays are fractions of 2^12
-ACT_SHIFT = 6  # synaptic input is aligned 6 bits above the states' lowest
 STATE_LIMIT = 1 << 23
 
 
@@ -21,7 +21,7 @@ def loihi_lif(op: LoihiLIF, x: npt.NDArray[Any], v: I64, i: I64) -> tuple[I64, I
 
     Sums are taken in int32 as by Lava, whose arrays they are: one that leaves it wraps there too.
     """
-    current = _wrap(_int32(_decayed(i, op.du.astype(np.int64) + 1) + (x.astype(np.int64) << ACT_SHIFT)))
+    current = _wrap(_int32(_decayed(i, op.du.astype(np.int64) + 1) + (x.astype(np.int64) << STATE_SHIFT)))
     u = _int32(_decayed(v, op.dv.astype(np.int64)) + current + op.bias).clip(1 - STATE_LIMIT, STATE_LIMIT - 1)
     spikes = u > op.threshold
     return spikes.astype(np.int64), np.where(spikes, 0, u), current, u

@@ -103,7 +103,10 @@ def test_neurons_that_read_the_input_itself_and_the_extremes():
     ]
     x = rng.integers(1 - 2**22, 2**22, (5, 30))
     x[:, ::2] = rng.integers(0, 64, (5, 15))
-    compare(network(ops, (30,), T=8, encoding="direct", bits=22), x)
+    graph = network(ops, (30,), T=8, encoding="direct", bits=22)
+    trace = compare(graph, x)
+    as_float = lava.run(graph, x.astype(np.float32), ("v",))
+    assert all((trace.v[name] == v).all() for name, v in as_float.v.items())
 
 
 def test_a_real_valued_layer_on_the_host_and_a_real_valued_readout():

@@ -16,8 +16,8 @@ from onnx import AttributeProto, FunctionProto, NodeProto, TensorProto, helper, 
 from rmp_deploy.ir.graph import SpikingGraph
 from rmp_deploy.ir.onnx_io.functions import DOMAIN, attribute, function
 from rmp_deploy.ir.ops import LoihiConv2d, LoihiLIF, LoihiLinear, Op
-from rmp_deploy.ir.ops.loihi import SignMode
-from rmp_deploy.ir.reference_loihi import ACT_SHIFT, DECAY_SHIFT, STATE_LIMIT
+from rmp_deploy.ir.ops.loihi import STATE_SHIFT, SignMode
+from rmp_deploy.ir.reference_loihi import DECAY_SHIFT, STATE_LIMIT
 
 FLOAT, DOUBLE, INT32, UINT8 = TensorProto.FLOAT, TensorProto.DOUBLE, TensorProto.INT32, TensorProto.UINT8
 UNIT: dict[SignMode, int] = {"mixed": 2, "excitatory": 1, "inhibitory": -1}  # of the weight in the file
@@ -52,7 +52,7 @@ def _lif() -> FunctionProto:
     nodes = [
         _constant("decay_unity", unity, np.float64),
         _constant("decay_unity_of_i", unity - 1, np.float64),  # du decays by one more than it says
-        _constant("align", 1 << ACT_SHIFT, np.int32),
+        _constant("align", 1 << STATE_SHIFT, np.int32),
         _constant("wrap", 2 * STATE_LIMIT, np.int32),
         _constant("highest_i", STATE_LIMIT, np.int32),
         _constant("below_lowest_i", -STATE_LIMIT, np.int32),

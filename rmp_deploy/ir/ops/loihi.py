@@ -174,6 +174,3 @@ def _check_weight(op: LoihiLinear | LoihiConv2d) -> None:
         allowed = f"multiples of {weight_step(bits, mode)} in {low}..{high} ({mode}, {bits} bits)"
         todo = "Round the weights to what the synapses hold (stored_weight)"
         raise op_error(op.kind, op.name, f"weight = {op.weight.flat[np.argmax(wrong)]}", allowed, todo)
-
-
-Synapse = LoihiLinear | LoihiConv2d
