@@ -18,6 +18,7 @@ import numpy as np
 import numpy.typing as npt
 from torch import Tensor
 
+from rmp_deploy.errors import op_error
 from rmp_deploy.ir import ops
 
 F64 = npt.NDArray[np.float64]
@@ -43,8 +44,11 @@ def lif(
     float32. With `current_decay` it is a `CubaLIF`, whose current is the x of the equations.
 
     Raises:
-        RmpDeployError: the decay is outside 0..1, a number is not finite, or neither or both resets are given.
+        RmpDeployError: a decay outside 0..1, a gain not above 0, a number that is not finite, or shapes that do not fit.
     """
+    check_shapes(path, decay, v_threshold, v_rest, gain, 0.0 if v_reset is None else v_reset)
+    if not np.all(np.asarray(gain) > 0):
+        raise op_error("LIF", path, f"gain of its input = {np.min(gain):g}", "> 0", "Look at its time constants")
     threshold = np.asarray((v_threshold - v_rest) / gain, np.float32)
     if fires_at_threshold:
         threshold = np.nextafter(threshold, np.float32(-np.inf))
@@ -57,6 +61,16 @@ def lif(
     if current_decay is None:
         return ops.LIF(name=path, inputs=inputs, **parameters)  # type: ignore[arg-type]
     return ops.CubaLIF(name=path, inputs=inputs, current_decay=current_decay, **parameters)  # type: ignore[arg-type]
+
+
+def check_shapes(path: str, *parameters: Number) -> None:
+    """Raise RmpDeployError unless the parameters of a neuron broadcast against each other."""
+    shapes = [np.shape(x) for x in parameters]
+    try:
+        np.broadcast_shapes(*shapes)
+    except ValueError:
+        found = f"parameter shapes = {sorted(set(shapes))}"
+        raise op_error("LIF", path, found, "shapes that broadcast", "Reshape them, as in torch") from None
 
 
 def number(x: Tensor | float) -> F64:

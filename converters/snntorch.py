@@ -104,11 +104,11 @@ def _feedback(lif: snn.RLeaky | snn.RSynaptic, name: str, spikes: ops.Delay, pat
     if isinstance(lif.recurrent, nn.Conv2d):
         return torch_layers.conv(lif.recurrent, name, (spikes.name,))[0]
     V, shape = number(lif.recurrent.V), spikes.shape
-    if len(shape) == 1:
+    if len(shape) == 1 and (V.size == 1 or V.shape == shape):
         weight = np.diag(np.broadcast_to(V, shape)).astype(np.float32)
         return ops.Linear(name=name, inputs=(spikes.name,), weight=weight)
     if len(shape) != 3 or V.size not in (1, shape[0]) or V.shape[-2:] not in ((), (1,), (1, 1)):
-        raise refused(lif, path, f"V.shape = {V.shape} on {shape}", "one V, or one per channel", "Use all_to_all=True")
+        raise refused(lif, path, f"V.shape = {V.shape} on {shape}", "one, or one per neuron or channel", "Reshape V")
     weight = np.broadcast_to(V.reshape(-1, 1, 1, 1), (shape[0], 1, 1, 1)).astype(np.float32)
     return ops.Conv2d(name=name, inputs=(spikes.name,), weight=weight, groups=shape[0])
 
@@ -129,7 +129,7 @@ def _neuron(
     """
     for what, found, allowed in (
         ("inhibition", lif.inhibition, False),
-        ("state_quant", lif.state_quant, False),
+        ("state_quant", bool(lif.state_quant), False),
         ("graded_spikes_factor", float(number(lif.graded_spikes_factor).max()), 1.0),
         ("graded_spikes_factor", float(number(lif.graded_spikes_factor).min()), 1.0),
     ):
@@ -137,7 +137,7 @@ def _neuron(
             raise refused(lif, path, f"{what} = {found}", f"{allowed}", "Train the network without it")
     bypass = snn.SpikingNeuron._surrogate_bypass  # surrogate_disable=True
     if lif.spike_grad is not bypass and lif.spike_grad.__module__ != snn.surrogate.__name__:
-        found = f"spike_grad = {lif.spike_grad}"
+        found = f"spike_grad = {getattr(lif.spike_grad, '__qualname__', type(lif.spike_grad).__name__)}"
         raise refused(lif, path, found, "one of snntorch.surrogate", "Set one, if yours fires at > 0 as they do")
     mechanism = lif.reset_mechanism
     if lif.state_function.__name__ != STATE_FUNCTIONS[mechanism] or lif.reset_mechanism_val != RESETS[mechanism]:
@@ -159,6 +159,7 @@ def _neuron(
         if (decay == 0).any():
             found = "beta = 0 with reset_mechanism = 'subtract', which outlives the potential"
             raise refused(lif, path, found, "beta > 0, or 'zero'", "Use reset_mechanism='zero'")
+        membrane_units.check_shapes(path, threshold, decay)
         resets = {"v_subtract": threshold / decay}
     return membrane_units.lif(
         path, inputs, decay=decay, v_threshold=threshold, gain=gain, current_decay=current_decay, **resets

@@ -100,7 +100,8 @@ def _node(
     if node._neuron_precision is not None:
         raise refused(node, path, f"precision = {node._neuron_precision}", "float32", "Use the default precision")
     if type(node.v_threshold) is not float:
-        raise refused(node, path, f"v_threshold = {node.v_threshold!r}", "a float", "Set one threshold for the layer")
+        found = f"v_threshold is of type {type(node.v_threshold).__name__}"
+        raise refused(node, path, found, "a float", "Set one threshold for the layer")
     start = node.get_reset_value("v")
     if start != (node.v_reset or 0.0):
         raise refused(node, path, f"v before the first step = {start}", "v_reset", "Use set_reset_value('v', v_reset)")

@@ -292,6 +292,7 @@ def test_a_current_of_the_step_before_is_found(lively, samples, rungs):
         (norse.RecurrentSequential(nn.Linear(8, 8)), "RecurrentSequential '1': no such op in the IR"),
         (lif(method="adjoint"), "LIFCell '1': method = 'adjoint'"),
         (box(reset_method=lambda z, v, reset, th: v), "LIFBoxCell '1': reset_method = <lambda>"),
+        (box(tau_mem_inv=0.0), "LIF '1': gain of its input = 0, allowed > 0"),
         (box(tau_mem_inv=1500.0), "LIF '1': decay = -0.5..-0.5, allowed 0..1"),
         (norse.LIBoxCell(p(norse.LIBoxParameters, v_leak=0.5)), "LIBoxCell '1': v_leak = 0.5, allowed 0"),
         (norse.LICell(norse.LIParameters(tau_mem_inv=torch.ones(3))), "LICell '1': tau_mem_inv of shape (3,)"),

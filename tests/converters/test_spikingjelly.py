@@ -279,7 +279,7 @@ class Own(neuron.LIFNode):
         ),
         ([neuron.CUBALIFNode(v_reset=0.1)], "CUBALIFNode '1': v_reset = 0.1"),
         ([with_start(neuron.LIFNode(), 0.5)], "LIFNode '1': v before the first step = 0.5"),
-        ([with_threshold(neuron.LIFNode(), torch.ones(8))], "LIFNode '1': v_threshold = tensor"),
+        ([with_threshold(neuron.LIFNode(), torch.ones(8))], "LIFNode '1': v_threshold is of type Tensor"),
         ([neuron.IFNode(surrogate_function=surrogate.PoissonPass())], "surrogate_function = PoissonPass(spiking=True)"),
         ([neuron.IFNode(surrogate_function=surrogate.Sigmoid(spiking=False))], "Sigmoid(spiking=False)"),
         ([neuron.IFNode(surrogate_function=torch.relu)], "surrogate_function = builtin_function_or_method"),
