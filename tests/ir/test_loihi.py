@@ -211,6 +211,33 @@ def test_a_real_valued_layer_on_the_host_feeds_loihi_with_spikes():
     assert 0.05 < trace.spikes["lif"].mean() < 0.95
 
 
+def impulse(op, steps=8):
+    """(v, i) after each step, for a current of 128 in the first."""
+    v = i = np.zeros(1, np.int64)
+    seen = []
+    for t in range(steps):
+        _, v, i, _ = loihi_lif(op, np.array([128 * (t == 0)]), v, i)
+        seen.append((int(v.item()), int(i.item())))
+    return zip(*seen, strict=True)
+
+
+def test_the_values_that_lavas_own_tests_expect():
+    """tests/lava/proc/lif/test_models.py:261-415 and dense/test_models.py:310-530 of lava-nc 0.10.0."""
+    _, i = impulse(neuron(du=2047, dv=0, vth=256))
+    assert i == (8192, 4096, 2048, 1024, 512, 256, 128, 64)
+    v, _ = impulse(neuron(du=0, dv=2048, vth=256))
+    assert v == (8192, 12286, 14331, 15351, 15859, 16111, 16235, 16295)
+    assert step(neuron(du=0, dv=0, vth=131_071, bias_mant=4095, bias_exp=5), x=0)[1] == 4095 * 2**5
+    driven = graph(linear(weight=[[2]]), neuron(du=0, dv=0, vth=8, bias_mant=2, bias_exp=6), shape=(1,), T=10)
+    spikes = reference.run(driven, np.zeros((1, 10, 1)), ("spikes",)).spikes["lif"]
+    assert np.flatnonzero(spikes).tolist() == [4, 9]
+    raw = np.array([[300], [-300], [39]])
+    for bits, exp, expected in ((8, 0, [254, -256, 38]), (8, 1, [508, -512, 76]), (7, 0, [252, -256, 36])):
+        op = linear(weight=stored_weight(raw, bits, "mixed"), num_weight_bits=bits, weight_exp=exp)
+        assert loihi_linear(op, np.ones((1, 1), int)).ravel().tolist() == expected
+    assert stored_weight(raw, 8, "excitatory").ravel().tolist() == [255, 0, 39]
+
+
 def test_the_trace_of_lava_in_the_nir_paper():
     """One neuron, 1000 steps, recorded by the paper's authors; tests/data/nir_paper_lif names the source."""
     recorded = np.loadtxt(ROOT / "tests/data/nir_paper_lif/lif_lava_cpu_fixed.csv", delimiter=",")
