@@ -156,10 +156,10 @@ def _integrator(layer: _Integrator, path: str, inputs: tuple[str, ...]) -> list[
     """
     cell, ones = layer.cell, np.ones(layer.shape[0], np.float32)
     leak = cell.dt * number(cell.p.tau_mem_inv)
-    if number(cell.p.v_leak).any():
-        raise refused(
-            cell, path, f"v_leak = {number(cell.p.v_leak).max():g}", "0", "Put it into the bias of a layer after it"
-        )
+    rest = number(cell.p.v_leak).ravel()
+    if rest.any():
+        todo = "Put it into the bias of a layer after it"
+        raise refused(cell, path, f"v_leak = {rest[rest.nonzero()][0]:g}", "0", todo)
     if leak.size != 1 and not (leak.shape == layer.shape and leak.ndim == 1):
         raise refused(cell, path, f"tau_mem_inv of shape {leak.shape}", "one, or one per neuron", "Use one")
     gain = ops.BatchNorm(
