@@ -14,6 +14,7 @@ from rmp_deploy.files import write_atomically
 
 Content = dict[str, Any]  # of a group: arrays, texts, and groups again
 MAX_BYTES = 2**31  # of all datasets together, unpacked
+MAX_RATIO = 1100  # bytes unpacked out of a byte stored: gzip's best is 1032
 MAX_OBJECTS = 100_000
 MAX_DEPTH = 8
 MALFORMED = (KeyError, TypeError, ValueError, AttributeError, OverflowError, OSError, RuntimeError, MemoryError)
@@ -88,7 +89,10 @@ class _Reader:
             raise self._refused(f"'{name}' keeps its values in another file")
         if item.shape is None:
             raise self._refused(f"'{name}' is empty")
-        self.bytes += item.size * item.dtype.itemsize
+        size, stored = item.size * item.dtype.itemsize, item.id.get_storage_size()
+        if size > MAX_RATIO * stored + 2**20:
+            raise self._refused(f"'{name}' unpacks {size} bytes out of {stored}")
+        self.bytes += size
         self._limit("bytes of values", self.bytes, MAX_BYTES)
         if item.dtype.kind not in "OS":
             if item.dtype.kind not in "iufb":
