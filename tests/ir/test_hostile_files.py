@@ -355,7 +355,7 @@ def test_what_could_not_be_read_is_not_written(tmp_path, convnet, changes, said)
 
 def test_more_golden_samples_than_a_file_holds_are_not_written(tmp_path, convnet, images, monkeypatch):
     monkeypatch.setattr(wire, "MAX_REST", 50_000)  # bytes, in place of 64 MiB
-    with pytest.raises(RmpDeployError, match="Give fewer golden samples"):
+    with pytest.raises(RmpDeployError, match="Save fewer ops or golden samples"):
         onnx_io.save(convnet(), tmp_path / "net.onnx", golden=images(80))
     assert list(tmp_path.iterdir()) == []
 

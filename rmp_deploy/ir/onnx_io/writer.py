@@ -144,4 +144,5 @@ def _check_readable(graph: SpikingGraph, model: ModelProto) -> None:
     try:
         wire.split(io.BytesIO(rest), len(rest))
     except ValueError as e:
-        raise RmpDeployError(f"SpikingGraph '{graph.name}': its file would have {e}. Give fewer golden samples.") from e
+        todo = "Save fewer ops or golden samples"
+        raise RmpDeployError(f"SpikingGraph '{graph.name}': its file would have {e}. {todo}.") from e
