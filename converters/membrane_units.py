@@ -44,7 +44,7 @@ def lif(
     float32. With `current_decay` it is a `CubaLIF`, whose current is the x of the equations.
 
     Raises:
-        RmpDeployError: a decay outside 0..1, a gain not above 0, not finite, or shapes that do not fit.
+        RmpDeployError: a decay outside 0..1, a gain that is not above 0, or shapes that do not fit.
     """
     check_shapes(path, decay, v_threshold, v_rest, gain, 0.0 if v_reset is None else v_reset)
     if not np.all(np.asarray(gain) > 0):
