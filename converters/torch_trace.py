@@ -13,6 +13,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+import torch
 from torch import fx, nn
 
 from rmp_deploy.converters.torch_functions import FUNCTIONS, INPUT, METHODS, Call, Handler, Value
@@ -86,6 +87,9 @@ def trace(model: nn.Module, input_shape: Shape, dialect: Dialect, leading: int =
         if layer._forward_hooks or layer._forward_pre_hooks:
             todo = "Remove it first (torch.nn.utils.remove_weight_norm, handle.remove())"
             raise refused(layer, path, "has a forward hook, whose effect is unknown", "no hooks", todo)
+        for name, parameter in layer.named_parameters(recurse=False):
+            if parameter.dtype != torch.float32:
+                raise refused(layer, path, f"{name}.dtype = {parameter.dtype}", "torch.float32", "Call model.float()")
     attributes = {module: dict(vars(module)) for module in model.modules()}  # a forward may set some
     model.eval()
     try:

@@ -145,6 +145,10 @@ class DataDependent(Functional):
         (nn.Sequential(DirectEncoding(2), LIF(), MeanOverTime(), nn.Linear(1, 1)), "a layer after the readout"),
         (nn.Sequential(LIF(), MeanOverTime()), "T given nowhere"),
         (net(TimeDistributed(nn.Sequential(nn.Flatten(), LIF()))), "LIF '1.1': inside a container"),
+        (
+            net(TimeDistributed(nn.Flatten()), nn.Linear(64, 2, dtype=torch.float64), LIF()),
+            "weight.dtype = torch.float64",
+        ),
         (hooked(), "Linear '1.layer': has a forward hook"),
         (ReturnsTooEarly(), "ReturnsTooEarly: readout = none"),
         (NamedArgument(), "LIF 'lif': called with named arguments"),
