@@ -51,7 +51,7 @@ def limits(ops: Sequence[Op], input_name: str, message_bits: int | None) -> dict
         before = len(known)
         for op in passing:
             if op.name not in known and known.keys() >= set(op.inputs):
-                known[op.name] = LARGEST[type(op)](op, *(known[i] for i in op.inputs))
+                known[op.name] = _largest(op, *(known[i] for i in op.inputs))
         passing.reverse()
     moved = currents(ops)
     for op in ops:
@@ -72,17 +72,21 @@ def currents(ops: Sequence[Op]) -> frozenset[str]:
     return frozenset(found)
 
 
+def _largest(op: Op, *read: int) -> int:
+    largest = LARGEST[type(op)](op, *read)
+    if largest > MAX_INTEGER:
+        todo = "Use smaller weights, a smaller weight_exp, fewer message_bits or fewer summands"
+        what = f"largest possible |{op.name}| = {largest}"
+        raise op_error(op.kind, op.name, what, f"{MAX_INTEGER} (24 bits and sign)", todo)
+    return largest
+
+
 def _check(op: Op, known: dict[str, int], moved: frozenset[str]) -> None:
     real = [i for i in op.inputs if i not in known]
     if isinstance(op, (*SYNAPSES, LoihiLIF)):
         if real:
             todo = "State the input's message_bits, or put real-valued neurons between"
             raise op_error(op.kind, op.name, f"input = '{real[0]}', real-valued", "integers", todo)
-        for name in (op.name, *op.inputs):
-            if known[name] > MAX_INTEGER:
-                todo = "Use smaller weights, a smaller weight_exp or fewer message_bits"
-                what = f"largest possible |{name}| = {known[name]}"
-                raise op_error(op.kind, op.name, what, f"{MAX_INTEGER} (24 bits and sign)", todo)
     elif (read := moved & set(op.inputs)) and not (type(op) in LARGEST and op.name in known):
         what, todo = f"input = '{min(read)}', a current of Loihi's synapses", "Put a LoihiLIF between"
         raise op_error(op.kind, op.name, what, "real values or spikes (and no loop without neurons)", todo)

@@ -105,6 +105,9 @@ REFUSED_OPS = [
     (lambda: linear(sign_mode="both"), "sign_mode = 'both', allowed mixed or excitatory or inhibitory"),
     (lambda: linear(num_weight_bits=9), "num_weight_bits = 9, allowed 1..8"),
     (lambda: linear(weight_exp=8), "weight_exp = 8, allowed -8..7"),
+    (lambda: linear(weight_exp=1.5), "weight_exp = 1.5, allowed an int"),
+    (lambda: linear(num_weight_bits=7.5), "num_weight_bits = 7.5, allowed an int"),
+    (lambda: LoihiConv2d(name="c", inputs=("x",), weight=[[[[2]]]], weight_exp="1"), "weight_exp = '1', allowed an"),
     (lambda: LoihiConv2d(name="c", inputs=("x",), weight=[[[[1]]]]), "LoihiConv2d 'c': weight = 1, allowed"),
     (lambda: LoihiConv2d(name="c", inputs=("x",), weight=[[[[2]]]], stride=(0, 1)), "stride = (0, 1)"),
 ]
@@ -130,6 +133,20 @@ REFUSED_GRAPHS = [
     ),
     (lambda: graph(linear(n_in=6, weight_exp=7), neuron(), shape=(6,), message_bits=13),
      "largest possible |fc| = 12581376, allowed 8388607 (24 bits and sign)"),
+    (
+        lambda: graph(
+            neuron(source="x"), linear(source="lif", n_in=240, n_out=1, weight_exp=7, weight=np.full((1, 240), 254)),
+            Add(name="a", inputs=("fc", "fc")), shape=(240,), readout="a",
+        ),
+        "Add 'a': largest possible |a| = 15605760, allowed 8388607",  # in float32 an odd sum of four would be even
+    ),
+    (
+        lambda: graph(
+            neuron(source="x"), SumPool2d(name="p", inputs=("lif",), kernel=(4096, 4096), stride=(1, 1)),
+            shape=(1, 4096, 4096), readout="p",
+        ),
+        "SumPool2d 'p': largest possible |p| = 16777216, allowed 8388607",
+    ),
     (
         lambda: graph(
             linear(), Delay(name="d", inputs=("a",), steps=1, shape=(2,)), Add(name="a", inputs=("fc", "d")),

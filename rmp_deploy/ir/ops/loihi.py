@@ -165,6 +165,8 @@ def _check_weight(op: LoihiLinear | LoihiConv2d) -> None:
 
     mode, bits, exp = op.sign_mode, op.num_weight_bits, op.weight_exp
     check(mode in WEIGHT_SPAN, f"sign_mode = {mode!r}", " or ".join(WEIGHT_SPAN), "Choose one")
+    for what, value in (("num_weight_bits", bits), ("weight_exp", exp)):
+        check(type(value) is int, f"{what} = {value!r}", "an int", "Correct it")
     check(1 <= bits <= WEIGHT_BITS, f"num_weight_bits = {bits}", f"1..{WEIGHT_BITS}", "Correct it")
     low, high = WEIGHT_EXP
     check(low <= exp <= high, f"weight_exp = {exp}", f"{low}..{high}", "Scale the weights instead")
