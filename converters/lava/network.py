@@ -16,12 +16,15 @@ from rmp_deploy.converters.lava.synapse import F64, GRADED_BITS, SYNAPSES, bias
 from rmp_deploy.errors import RmpDeployError, op_error
 from rmp_deploy.ir.graph import SpikingGraph
 from rmp_deploy.ir.integers import SYNAPSES as LOIHI_SYNAPSES
-from rmp_deploy.ir.ops import LIF, AvgPool2d, BatchNorm, Flatten, LoihiConv2d, LoihiLIF, Op, Shape
+from rmp_deploy.ir.ops import LIF, AvgPool2d, BatchNorm, Flatten, LoihiConv2d, LoihiLIF, Op, Shape, SumPool2d
 from rmp_deploy.ir.trace import Record
 
-FOLD_FIRST: dict[type[Op], str] = {
+OTHER_BACKEND = "Use the backend reference or onnxruntime, or a network without it"
+INSTEAD: dict[type[Op], str] = {
     BatchNorm: "Apply passes.fold_batchnorm first",
     AvgPool2d: "Apply passes.fold_pool first",
+    SumPool2d: "Before a Conv2d or Linear, make it an AvgPool2d, multiply their weights by the window's size and apply "
+    "passes.fold_pool; elsewhere use the backend reference or onnxruntime",
 }
 
 
@@ -80,25 +83,26 @@ def check(graph: SpikingGraph) -> None:
 
 def refusals(graph: SpikingGraph) -> Iterator[tuple[Op, RmpDeployError]]:
     """The ops that have no exact counterpart on Lava, each with what `build` raises for it."""
+    made_by = _made_by(graph)
     for op in graph.ops:
         if type(op) not in CONVERT:
             allowed = ", ".join(kind.__name__ for kind in CONVERT)
-            todo = FOLD_FIRST.get(type(op), "Remove it")
+            todo = INSTEAD.get(type(op), OTHER_BACKEND)
             yield op, op_error(op.kind, op.name, f"op = {op.kind}", f"{allowed} [lava]", todo)
             continue
-        source = _made_by(graph, op.inputs[0])
+        source = made_by.get(op.inputs[0])
         is_current = type(source) in SYNAPSES
-        made_by = "the input" if source is None else f"{source.kind} '{source.name}'"
+        maker = "the input" if source is None else f"{source.kind} '{source.name}'"
         if isinstance(op, LoihiConv2d):
             yield from _conv_refusals(op)
         if isinstance(op, LIF):
             yield from _lif_refusals(op)
             if not is_current:
                 todo = "Put a Linear or Conv2d between them"
-                yield op, op_error(op.kind, op.name, f"input = {made_by}", "one Linear or Conv2d [lava]", todo)
+                yield op, op_error(op.kind, op.name, f"input = {maker}", "one Linear or Conv2d [lava]", todo)
         elif type(op) in SYNAPSES and is_current:
             todo = "Merge the two into one synapse, or put neurons between them"
-            yield op, op_error(op.kind, op.name, f"input = {made_by}", "spikes or the input [lava]", todo)
+            yield op, op_error(op.kind, op.name, f"input = {maker}", "spikes or the input [lava]", todo)
 
 
 def _conv_refusals(op: LoihiConv2d) -> Iterator[tuple[Op, RmpDeployError]]:
@@ -119,9 +123,15 @@ def _lif_refusals(op: LIF) -> Iterator[tuple[Op, RmpDeployError]]:
         yield op, op_error(op.kind, op.name, what, "0 [lava]", "Train with v_reset = 0, or use another backend")
 
 
-def _made_by(graph: SpikingGraph, value: str) -> Op | None:
-    """The synapse or neuron behind `value`, through any Flatten; None for the input."""
-    return next((op for op in graph.sources(value) if not isinstance(op, Flatten)), None)
+def _made_by(graph: SpikingGraph) -> dict[str, Op]:
+    """The op behind each value, through any Flatten; none for the input."""
+    made: dict[str, Op] = {}
+    for op in graph.ops:
+        if not isinstance(op, Flatten):
+            made[op.name] = op
+        elif op.inputs[0] in made:
+            made[op.name] = made[op.inputs[0]]
+    return made
 
 
 def build(graph: SpikingGraph, x: npt.NDArray[Any], record: Collection[Record], files: ExitStack) -> Network:

@@ -80,11 +80,14 @@ def dead_ends(graph: SpikingGraph) -> Iterator[Finding]:
         if op is not None:
             waiting += [i for i in op.inputs if i not in needed]
             needed |= set(op.inputs)
+    readers: dict[str, list[str]] = {op.name: [] for op in graph.ops}
+    for op in graph.ops:
+        for value in set(op.inputs) & readers.keys():
+            readers[value].append(op.name)
     for op in graph.ops:
         if op.name not in needed:
-            readers = [reader.name for reader in graph.consumers(op.name)]
-            allowed = f"what leads to the readout '{graph.readout.value}'"
-            yield warning("dead-end", op, op_error(op.kind, op.name, f"readers = {readers}", allowed, "Remove it"))
+            what, allowed = f"readers = {readers[op.name]}", f"what leads to the readout '{graph.readout.value}'"
+            yield warning("dead-end", op, op_error(op.kind, op.name, what, allowed, "Remove it"))
 
 
 def unequal_depths(graph: SpikingGraph) -> Iterator[Finding]:

@@ -15,7 +15,7 @@ from onnx import helper, numpy_helper
 
 from rmp_deploy import backends
 from rmp_deploy.cli import main
-from rmp_deploy.cli.check import ALL
+from rmp_deploy.cli.check import ALL, lava
 from rmp_deploy.errors import RmpDeployError
 from rmp_deploy.ir import graph as graph_module
 from rmp_deploy.ir import onnx_io
@@ -35,6 +35,7 @@ from rmp_deploy.ir.ops import (
     MaxPool2d,
     SumPool2d,
 )
+from rmp_deploy.passes.fold_pool import fold_pool
 
 ROOT = Path(__file__).parent.parent.parent
 NET = str(ROOT / "examples" / "digits.onnx")
@@ -296,6 +297,59 @@ def test_each_refusal_of_lava_is_found_before_the_run(convnet, change):
     with pytest.raises(RmpDeployError) as e:
         backends.run(g, np.zeros((1, 2, 8, 8), np.float32), "lava")
     assert str(e.value) in [f.message for check in ALL for f in check(g)]
+
+
+def test_thousands_of_ops_in_a_row_are_one_walk_for_each_check():
+    """A walk for every op would take minutes: Flattens in a row that neurons read, and as many that lead nowhere."""
+    n = 5_000
+
+    def row(name):
+        sources = ("x", *(f"{name}{i}" for i in range(n - 1)))
+        return tuple(Flatten(name=f"{name}{i}", inputs=(source,)) for i, source in enumerate(sources))
+
+    lif = LIF(name="lif", inputs=(f"read{n - 1}",), decay=0.5, v_threshold=1.0)
+    g = SpikingGraph("row", Input("x", (2,), "direct"), (*row("read"), *row("aside"), lif), Readout("lif", "sum"), 2)
+    found = [f for check in ALL for f in check(g)]
+    assert [f.op for f in found if f.check == "dead-end"] == [f"aside{i}" for i in range(n)]
+    assert "aside7': readers = ['aside8'], allowed" in found[7].message
+    assert [f.message for f in found if f.check != "dead-end"] == [
+        "LIF 'lif': input = the input, allowed one Linear or Conv2d [lava]. Put a Linear or Conv2d between them."
+    ]
+
+
+def test_what_lava_has_not_says_where_the_network_runs():
+    said = {f.op: f.message for f in lava(whole())}
+    assert said["both"].endswith("[lava]. Use the backend reference or onnxruntime, or a network without it.")
+    assert said["sum"].endswith(
+        "[lava]. Before a Conv2d or Linear, make it an AvgPool2d, multiply their weights by the window's size and "
+        "apply passes.fold_pool; elsewhere use the backend reference or onnxruntime."
+    )
+
+
+def test_what_is_said_of_a_sum_pool_makes_it_run_on_lava():
+    """The network with the advised change gives the spikes of the one without."""
+    rng = np.random.default_rng(0)
+    pool = {"name": "pool", "inputs": ("lif",), "kernel": (2, 2), "stride": (2, 2)}
+    weight = rng.normal(0, 0.3, (3, 4)).astype(np.float32)
+
+    def network(pooled, weight):
+        ops = (
+            Conv2d(name="conv", inputs=("x",), weight=np.ones((1, 1, 1, 1))),
+            LIF(name="lif", inputs=("conv",), decay=0.5, v_threshold=0.5),
+            pooled,
+            Flatten(name="flat", inputs=("pool",)),
+            Linear(name="fc", inputs=("flat",), weight=weight),
+            LIF(name="out", inputs=("fc",), decay=0.5, v_threshold=0.3),
+        )
+        return SpikingGraph("pool", Input("x", (1, 4, 4), "direct"), ops, Readout("out", "sum"), T=5)
+
+    counted, averaged = network(SumPool2d(**pool), weight), network(AvgPool2d(**pool), weight * 4)
+    assert [f.op for f in lava(counted)] == ["pool"]
+    assert list(lava(averaged)) == []
+    x = rng.random((20, 1, 4, 4)).astype(np.float32)
+    spikes = [backends.run(g, x, "reference", ("spikes",)).spikes["out"] for g in (counted, fold_pool(averaged))]
+    assert spikes[0].any()
+    np.testing.assert_array_equal(*spikes)
 
 
 def test_a_norm_left_in_the_file_is_named(convnet):
