@@ -19,8 +19,8 @@ NIR_RULES = ("euler", "exponential")  # converters.nir.RULES; nir itself is impo
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("source", metavar="IN", help=f"the file to read ({', '.join(READERS)})")
     parser.add_argument("target", metavar="OUT", help=f"the file to write ({', '.join(WRITERS)})")
-    parser.add_argument("--dt", type=float, metavar="S", help="seconds per step; NIR is continuous in time")
-    parser.add_argument("--rule", choices=NIR_RULES, default="euler", help="what a time constant is in a step (euler)")
+    parser.add_argument("--dt", type=float, metavar="S", help="NIR: seconds per step; it is continuous in time")
+    parser.add_argument("--rule", choices=NIR_RULES, help="NIR: what a time constant is in a step (euler)")
     parser.add_argument("--steps", type=int, metavar="T", help="from .nir or .net: time steps to run")
     parser.add_argument("--readout", choices=RULES, help="from .nir (mean) or .net (sum): the answer over time")
     parser.add_argument("--encoding", choices=ENCODINGS, help="from .nir: what the network is fed (time_series)")
@@ -32,6 +32,10 @@ def run(args: argparse.Namespace) -> int:
     check_output(args.target, Path(args.target).suffix)
     if Path(args.source).suffix == Path(args.target).suffix:
         raise RmpDeployError(f"file '{args.target}': the format of '{args.source}', allowed another. Copy the file.")
+    if ".nir" not in (Path(args.source).suffix, Path(args.target).suffix):
+        for option in ("dt", "rule"):
+            if getattr(args, option) is not None:
+                raise RmpDeployError(f"convert: --{option} without a .nir file, which alone needs it. Leave it out.")
     graph = read(args)
     path = write(graph, args)
     size = path.stat().st_size
@@ -54,16 +58,15 @@ def _read_nir(args: argparse.Namespace) -> SpikingGraph:
     _needs_nir()
     from rmp_deploy.converters.nir import from_nir
 
-    return from_nir(args.source, args.dt, args.rule, args.steps, args.readout, args.encoding)
+    return from_nir(args.source, args.dt, args.rule or "euler", args.steps, args.readout, args.encoding)
 
 
 def _read_netx(args: argparse.Namespace) -> SpikingGraph:
     _needs_netx()
     from rmp_deploy.converters.netx import from_netx
 
-    if args.encoding is not None or args.dt is not None:
-        option = "dt" if args.encoding is None else "encoding"
-        raise RmpDeployError(f"convert: --{option} with a .net file, which has none. Leave it out.")
+    if args.encoding is not None:
+        raise RmpDeployError("convert: --encoding with a .net file, which has none. Leave it out.")
     return from_netx(args.source, args.steps, args.readout or "sum")
 
 
@@ -75,7 +78,7 @@ def _write_nir(graph: SpikingGraph, args: argparse.Namespace) -> Path:
     _needs_nir()
     from rmp_deploy.converters.nir import to_nir
 
-    return to_nir(graph, args.target, args.dt, args.rule)
+    return to_nir(graph, args.target, args.dt, args.rule or "euler")
 
 
 def _write_netx(graph: SpikingGraph, args: argparse.Namespace) -> Path:

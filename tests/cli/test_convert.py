@@ -96,9 +96,12 @@ CASES = [
     ([NET, "{}/a.nir", *GOOD], "convert: --steps with an .onnx file, which says it itself"),
     (["{}/text.nir", "{}/a.net", *GOOD], "text.nir': not an HDF5 file"),
     ([NET, "{}/a.net"], "allowed LoihiLinear, LoihiConv2d, LoihiLIF, Flatten [.net]"),
-    ([TINY, "{}/a.onnx", "--dt", "1e-4"], "convert: --dt with a .net file, which has none"),
+    ([TINY, "{}/a.onnx", "--dt", "1e-4"], "convert: --dt without a .nir file, which alone needs it. Leave it out."),
+    ([TINY, "{}/a.onnx", "--rule", "euler"], "convert: --rule without a .nir file, which alone needs it"),
+    ([NET, "{}/a.net", "--dt", "1e-4"], "convert: --dt without a .nir file"),
+    ([NET, "{}/a.net", "--rule", "exponential"], "convert: --rule without a .nir file"),
     ([TINY, "{}/a.onnx", "--encoding", "direct"], "convert: --encoding with a .net file, which has none"),
-    ([TINY, "{}/a.nir", *GOOD], "convert: --dt with a .net file"),
+    ([TINY, "{}/a.nir", *GOOD], "LoihiLIF 'lif0': NIR has no such node"),
     ([LIF], "required: OUT"),
 ]
 
