@@ -40,8 +40,9 @@ def infer_float(quick: bool) -> dict[str, object]:
     with tempfile.TemporaryDirectory() as folder:
         for name in NETWORKS:
             model = calibrated(name)
-            rates[name] = {layer: round(float(s.mean()), 3) for layer, s in trace_torch(model, x).spikes.items()}
             graph = rmp_deploy.fold_batchnorm(to_graph(model, SHAPE, name))
+            spikes = trace_torch(model, x, graph.input.encoding).spikes
+            rates[name] = {layer: round(float(s.mean()), 3) for layer, s in spikes.items()}
             file = rmp_deploy.save(graph, Path(folder) / f"{name}.onnx")
             for spinning in (False, True):
                 session = ort.InferenceSession(str(file), _options(spinning), providers=["CPUExecutionProvider"])
@@ -95,7 +96,7 @@ def parity_float(quick: bool) -> dict[str, object]:
         trained = to_graph(model, SHAPE, name)
         graph = rmp_deploy.fold_batchnorm(trained)
         recorded = ("spikes", "v")
-        traces = [trace_torch(model, x)] + [
+        traces = [trace_torch(model, x, trained.input.encoding)] + [
             rmp_deploy.run(graph, x, backend, record=recorded) for backend in ("reference", "onnxruntime")
         ]
         for rung in rmp_deploy.climb(graph, x, traces, trained):

@@ -17,7 +17,7 @@ from rmp_deploy.converters.torch_layers import SEQUENCE_LAYERS, Converters, arra
 from rmp_deploy.converters.torch_trace import Dialect, trace
 from rmp_deploy.errors import RmpDeployError
 from rmp_deploy.ir import ops
-from rmp_deploy.ir.graph import Input, Readout, SpikingGraph
+from rmp_deploy.ir.graph import ENCODINGS, Encoding, Input, Readout, SpikingGraph
 from rmp_deploy.ir.trace import Trace
 from rmp_deploy.training import data, neurons
 from rmp_deploy.training.config import TrainConfig
@@ -74,11 +74,18 @@ def run_to_graph(run_folder: str | Path) -> tuple[SpikingGraph, TrainConfig]:
     return to_graph(model, shape, name=f"{config.data}-convnet", provenance=provenance), config
 
 
-def trace_torch(model: nn.Module, x: npt.NDArray[Any]) -> Trace:
+def trace_torch(model: nn.Module, x: npt.NDArray[Any], encoding: Encoding) -> Trace:
     """Run `model` in eval mode on samples `x` and record spikes, u and v of every LIF layer.
 
-    `x` is [N, *shape] for a model with a `DirectEncoding`, else [N, T, *shape], fed to the model as [T, N, *shape].
+    `encoding` is that of the model's graph, ``to_graph(...).input.encoding``: `x` is [N, *shape] where it is "direct",
+    [N, T, *shape] where it is "time_series", fed to the model as [T, N, *shape].
+
+    Raises:
+        RmpDeployError: an encoding that is neither.
     """
+    if encoding not in ENCODINGS:
+        allowed = " or ".join(ENCODINGS)
+        raise RmpDeployError(f"trace_torch: encoding = {encoding!r}, allowed {allowed}. Pass graph.input.encoding.")
     recorded: dict[str, tuple[Tensor, ...]] = {}
 
     def record(name: str, layer: neurons.LIF, spikes: Tensor) -> None:
@@ -89,15 +96,15 @@ def trace_torch(model: nn.Module, x: npt.NDArray[Any]) -> Trace:
         layer.register_forward_hook(lambda layer, _x, spikes, name=name: record(name, layer, spikes))
         for name, layer in neurons.neurons(model).items()
     ]
-    was_training = model.training
+    modes = {module: module.training for module in model.modules()}
     model.eval()
     try:
         with torch.no_grad():
             samples = torch.from_numpy(np.ascontiguousarray(x, dtype=np.float32))
-            encoded = any(isinstance(module, DirectEncoding) for module in model.modules())
-            output = model(samples if encoded else samples.transpose(0, 1))
+            output = model(samples if encoding == "direct" else samples.transpose(0, 1))
     finally:
-        model.train(was_training)
+        for module, training in modes.items():
+            module.training = training
         for hook in hooks:
             hook.remove()
     spikes, u, v = ({name: steps[i].transpose(0, 1).numpy() for name, steps in recorded.items()} for i in range(3))

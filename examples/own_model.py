@@ -63,7 +63,7 @@ def main() -> None:
     file = rmp_deploy.save(graph, Path(args.out) / "own_model.onnx", golden=test.x[:2])
     graph = rmp_deploy.load(file)
     traces = [
-        trace_torch(net, test.x),
+        trace_torch(net, test.x, trained.input.encoding),
         rmp_deploy.run(graph, test.x, "reference", record=("spikes", "v")),
         rmp_deploy.run(graph, test.x, "onnxruntime", record=("spikes", "v")),
         rmp_deploy.run(graph, test.x, "lava", record=("spikes", "v")),

@@ -140,4 +140,5 @@ def _torch(run_folder: str | Path, samples: Samples) -> tuple[SpikingGraph, Call
     except ImportError as e:
         raise RmpDeployError(f"verify --run: needs {e.name}. Run: pip install 'rmp-deploy[train]'.") from e
     _, model = load_run(run_folder)
-    return to_graph(model, samples.x.shape[1:]), partial(trace_torch, model, samples.x)
+    trained = to_graph(model, samples.x.shape[1:])
+    return trained, partial(trace_torch, model, samples.x, trained.input.encoding)

@@ -181,11 +181,11 @@ def test_sequences_are_encoded_joined_and_read_out(rule, encode):
         inputs = torch.from_numpy(x)
         wanted = model(inputs.transpose(0, 1) if encode == "given" else inputs)
     np.testing.assert_allclose(found.output, wanted.numpy(), atol=1e-5)
-    if encode == "given":
-        traced = trace_torch(model, x)
-        for name, spikes in found.spikes.items():
-            np.testing.assert_array_equal(traced.spikes[name], spikes)
-            np.testing.assert_allclose(traced.v[name], found.v[name], atol=1e-5)
+    traced = trace_torch(model, x, graph.input.encoding)
+    np.testing.assert_array_equal(traced.output, wanted.numpy())
+    for name, spikes in found.spikes.items():
+        np.testing.assert_array_equal(traced.spikes[name], spikes)
+        np.testing.assert_allclose(traced.v[name], found.v[name], atol=1e-5)
 
 
 def test_a_function_is_named_by_the_module_that_calls_it():
@@ -227,7 +227,7 @@ def test_every_training_neuron_becomes_its_op():
     assert [op.kind for op in graph.ops] == [
         "Conv1d", "CubaLIF", "Flatten", "Linear", "LIF", "Linear", "LIF", "Linear", "LI",
     ]  # fmt: skip
-    wanted, found = trace_torch(model, x), reference.run(graph, x, ("spikes", "v"))
+    wanted, found = trace_torch(model, x, "direct"), reference.run(graph, x, ("spikes", "v"))
     for name, spikes in wanted.spikes.items():
         assert 0.02 < spikes.mean() < 0.98
         np.testing.assert_array_equal(found.spikes[name], spikes)

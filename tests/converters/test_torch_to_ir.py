@@ -59,8 +59,8 @@ class OwnModel(nn.Module):
 def test_the_graph_gives_torchs_spikes_before_and_after_folding(build, shape):
     model = warmed_up(build(), shape)
     x = np.random.default_rng(0).random((8, *shape), dtype=np.float32)
-    wanted = trace_torch(model, x)
     graph = to_graph(model, shape)
+    wanted = trace_torch(model, x, graph.input.encoding)
     assert graph.of_type(BatchNorm)
     for g in (graph, fold_batchnorm(graph)):
         found = reference.run(g, x, ("spikes", "u", "v"))
@@ -86,7 +86,7 @@ def test_a_model_without_encoder_takes_a_time_series():
     with torch.no_grad():
         wanted = model(torch.from_numpy(x).transpose(0, 1)).numpy()
     np.testing.assert_allclose(reference.run(graph, x).output, wanted, atol=1e-6)
-    traced = trace_torch(model, x)
+    traced = trace_torch(model, x, graph.input.encoding)
     np.testing.assert_array_equal(traced.output, wanted)
     np.testing.assert_array_equal(traced.spikes["1"], reference.run(graph, x, ("spikes",)).spikes["1"])
 
@@ -165,6 +165,10 @@ def test_what_the_ir_cannot_carry_is_named(model, said):
 
 def test_tracing_leaves_the_model_as_it_was():
     model = ConvNet().train()
-    trace_torch(model, np.zeros((2, 1, 8, 8), np.float32))
-    assert model.training
+    model.conv1.eval()  # frozen
+    before = {name: module.training for name, module in model.named_modules()}
+    trace_torch(model, np.zeros((2, 1, 8, 8), np.float32), "direct")
+    assert {name: module.training for name, module in model.named_modules()} == before
+    with pytest.raises(RmpDeployError, match="encoding = 'rate', allowed direct or time_series"):
+        trace_torch(model, np.zeros((2, 1, 8, 8), np.float32), "rate")
     assert not any(module._forward_hooks for module in model.modules())

@@ -85,7 +85,7 @@ def assert_the_same_network(model: nn.Module, shape: tuple[int, ...], samples: i
     trained = to_graph(model, shape)
     graph = rmp_deploy.fold_batchnorm(trained)
     traces = [
-        trace_torch(model, x),
+        trace_torch(model, x, trained.input.encoding),
         rmp_deploy.run(graph, x, "reference", record=("spikes", "v")),
         rmp_deploy.run(graph, x, "onnxruntime", record=("spikes", "v")),
     ]
