@@ -25,7 +25,7 @@ from pathlib import Path
 
 import numpy as np
 from google.protobuf.message import Message
-from onnx import ModelProto, TensorProto
+from onnx import ModelProto, TensorProto, numpy_helper
 
 from rmp_deploy import ir, load, save
 from rmp_deploy.errors import RmpDeployError
@@ -303,6 +303,27 @@ def mutate_tensor(model: ModelProto, rng: random.Random) -> None:
         model.graph.sparse_initializer.add().values.CopyFrom(tensor)
 
 
+def share_weight(model: ModelProto, rng: random.Random) -> None:
+    """A thousand nodes that read one weight, or weights that stand in one place: a little file, a lot of memory."""
+    tensors = {m.name: m for m in messages(model) if isinstance(m, TensorProto)}
+    bodies = [a.g for node in model.graph.node for a in node.attribute if a.name == "body"]
+    readers = [node for body in bodies for node in body.node if node.op_type in ("Gemm", "Conv")]
+    if not readers:
+        return
+    reader = rng.choice(readers)
+    weight = tensors.get(reader.input[1])
+    if weight is not None and weight.data_location == TensorProto.DEFAULT:
+        weight.CopyFrom(numpy_helper.from_array(np.zeros((512, 512, *[1] * (len(weight.dims) - 2)), "f4"), weight.name))
+        del reader.input[2:]  # a bias that does not fit would end it early
+        for i in range(1_000):
+            copy = bodies[0].node.add()
+            copy.CopyFrom(reader)
+            copy.name = copy.output[0] = f"{reader.name}{i}"
+    for tensor in tensors.values():
+        for entry in tensor.external_data:
+            entry.value = "0" if entry.key == "offset" else entry.value
+
+
 def sign(model: ModelProto, data: bytes | None) -> None:
     """The checksum that docs/file_format.md describes."""
     for entry in model.metadata_props:
@@ -323,8 +344,10 @@ def mutant(seed: Seed, others: list[Seed], rng: random.Random) -> tuple[bytes, b
     model.ParseFromString(raw)
     for _ in range(rng.randint(1, 2)):
         what = rng.random()
-        if what < 0.55:
+        if what < 0.5:
             mutate_field(rng.choice(messages(model)), model, rng)
+        elif what < 0.55:
+            share_weight(model, rng)
         elif what < 0.75:
             mutate_json(model, rng)
         else:

@@ -115,6 +115,22 @@ def two_of_a_name(model):
     step(model).initializer.append(step(model).initializer[0])
 
 
+def shared_weight(model):
+    """One megabyte in the file, a hundred in memory."""
+    body = step(model)
+    fc = next(n for n in body.node if n.name == "fc")
+    weight = next(i for i in body.initializer if i.name == "fc/weight")
+    weight.CopyFrom(onnx.numpy_helper.from_array(np.zeros((512, 512), np.float32), weight.name))
+    for i in range(100):
+        copy = body.node.add()
+        copy.CopyFrom(fc)
+        copy.name = copy.output[0] = f"fc{i}"
+
+
+def unread_weight(model):
+    step(model).initializer.append(TensorProto(name="more", data_type=TensorProto.FLOAT, dims=[1], raw_data=bytes(4)))
+
+
 def cycle(model):
     nodes = {n.name: n for n in step(model).node}
     nodes["conv1"].input[0] = "lif2"
@@ -159,6 +175,8 @@ def second_golden(model):
         (no_dims, "malformed"),
         (overflowing_dims, "with dims [4294967296, 4294967296]"),
         (two_of_a_name, "weight 'conv1/weight' is not what its spiking graph gives"),
+        (shared_weight, "weight 'fc/weight': reads = 101, allowed 1"),
+        (unread_weight, "weight 'more': reads = 0, allowed 1"),
         (cycle, "Conv2d 'conv1': input = 'lif2', allowed a value made before it"),
         (escape_codes, "op = \ufffd[2J error: all is well"),
         (endless_series, "T = 1099511627776, allowed 1..65535"),
@@ -572,6 +590,16 @@ def test_offsets_and_lengths_beyond_the_data_are_refused(pair, key, value):
     next(e for e in step(model).initializer[0].external_data if e.key == key).value = value
     path.write_bytes(model.SerializeToString(deterministic=True))
     refused(path, "Export it again")
+
+
+def test_data_that_two_weights_share_is_refused(pair):
+    """A kilobyte of data that a thousand weights read would be a megabyte."""
+    _, path, _ = pair
+    model = parsed(path)
+    first, second = step(model).initializer[:2]
+    next(e for e in second.external_data if e.key == "offset").value = "0"
+    path.write_bytes(model.SerializeToString(deterministic=True))
+    refused(path, f"tensor '{second.name}' at 0, allowed 4096")
 
 
 def test_a_pair_that_cannot_be_written_leaves_what_was_there(pair, convnet):

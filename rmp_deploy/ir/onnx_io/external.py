@@ -7,7 +7,7 @@ Source: onnx.proto, TensorProto.external_data; https://onnx.ai/onnx/repo-docs/Ex
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
 from onnx import GraphProto, TensorProto
@@ -26,18 +26,24 @@ def is_outside(weights: Tensors) -> bool:
 
 def refer(body: GraphProto, weights: Tensors, location: str) -> None:
     """Let the step graph's initializers refer to the file `location` in the model's folder."""
-    offset = 0
-    for tensor in body.initializer:
-        length = weights[tensor.name].nbytes
+    spans = _layout(weights[tensor.name].nbytes for tensor in body.initializer)
+    for tensor, span in zip(body.initializer, spans, strict=True):
         tensor.data_location = TensorProto.EXTERNAL
-        for key, value in (("location", location), ("offset", str(offset)), ("length", str(length))):
+        for key, value in (("location", location), ("offset", str(span.offset)), ("length", str(span.length))):
             tensor.external_data.add(key=key, value=value)
-        offset += length + _padding(length)
 
 
 def contents(weights: Tensors) -> list[Chunk]:
     """What the file holds."""
     return [chunk for array in weights.values() for chunk in (array, bytes(_padding(array.nbytes)))]
+
+
+def _layout(lengths: Iterable[int]) -> Iterator[Span]:
+    """Where arrays of `lengths` bytes stand, in their order."""
+    offset = 0
+    for length in lengths:
+        yield Span(offset, length)
+        offset += length + _padding(length)
 
 
 def _padding(length: int) -> int:
@@ -77,11 +83,11 @@ def path_of(model: Path, location: str) -> Path:
     return path
 
 
-def spans_of(tensors: Iterable[TensorProto], size: int) -> list[Span]:
+def spans_of(tensors: Sequence[TensorProto], size: int) -> list[Span]:
     """Where each initializer's bytes stand in a file of `size` bytes.
 
     Raises:
-        ValueError: no offset or length, or beyond the file.
+        ValueError: no offset or length, beyond the file, or not where `refer` puts it: what overlaps is read twice.
     """
     spans = []
     for tensor in tensors:
@@ -92,4 +98,7 @@ def spans_of(tensors: Iterable[TensorProto], size: int) -> list[Span]:
         if span.offset + span.length > size:
             raise ValueError(f"tensor '{tensor.name}' ends beyond its file")
         spans.append(span)
+    for tensor, span, place in zip(tensors, spans, _layout(span.length for span in spans), strict=True):
+        if span != place:
+            raise ValueError(f"tensor '{tensor.name}' at {span.offset}, allowed {place.offset}")
     return spans

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -45,10 +46,20 @@ def ops_of(body: GraphProto, tensors: Tensors) -> tuple[Op, ...]:
     """The ops that the nodes of the step graph `body` compute; `tensors` are its initializers by name.
 
     Raises:
-        RmpDeployError: this version writes no such node.
+        RmpDeployError: this version writes no such node, or reads no weight so often.
     """
+    _check_read_once(body)
     delays = _delays(body)
     return tuple(_from_node(node, delays, tensors) for node in body.node if node.op_type not in BOOKKEEPING)
+
+
+def _check_read_once(body: GraphProto) -> None:
+    """Refuse, before a weight is read, one that several nodes share: every op would hold a copy of its own."""
+    reads = Counter(value for node in body.node for value in node.input)
+    for tensor in body.initializer:
+        if reads[tensor.name] != 1:
+            what = f"weight '{tensor.name}': reads = {reads[tensor.name]:,}, allowed 1"
+            raise RmpDeployError(f"{what}. Export it again.")
 
 
 def _from_node(node: NodeProto, delays: Delays, tensors: Tensors) -> Op:
