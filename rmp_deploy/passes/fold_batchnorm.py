@@ -29,7 +29,9 @@ def fold_batchnorm(graph: SpikingGraph) -> SpikingGraph:
       ``bias' = bias + sum(weight * shift)``. A padded convolution pads zeros where the BatchNorm would give `shift`, so
       that it takes a BatchNorm only if the shift is 0.
 
-    Any other BatchNorm stays in the graph as it is: no synapse computes the same. `refusals` says why.
+    This is repeated until nothing folds: one BatchNorm may stand between another and its synapse. Any other BatchNorm
+    stays in the graph as it is; `refusals` says why. A limit: Concat and pools are not looked through to the synapses
+    before them, which could take it.
     """
     return _fold(graph)[0]
 
@@ -45,6 +47,15 @@ class _CannotFoldError(Exception):
 
 def _fold(graph: SpikingGraph) -> tuple[SpikingGraph, list[tuple[Op, RmpDeployError]]]:
     """The folded graph, and the BatchNorms that stay in it."""
+    folded, kept = _fold_each_once(graph)
+    while folded is not graph:
+        graph = folded
+        folded, kept = _fold_each_once(graph)
+    return graph, kept
+
+
+def _fold_each_once(graph: SpikingGraph) -> tuple[SpikingGraph, list[tuple[Op, RmpDeployError]]]:
+    """The graph with what folds in it as it stands, itself if nothing does, and the BatchNorms that did not."""
     kept: list[tuple[Op, RmpDeployError]] = []
     for name in [norm.name for norm in graph.of_type(BatchNorm)]:
         (norm,) = (op for op in graph.of_type(BatchNorm) if op.name == name)  # its input may have folded before it

@@ -38,7 +38,7 @@ class Builder:
     def norm(self, name, source, channels, shift=True):
         gamma, var = self.rng.uniform(0.5, 1.5, (2, channels))
         beta, mean = self.rng.normal(0.1, 0.3, (2, channels)) * shift
-        p = {"gamma": gamma, "beta": beta, "mean": mean, "var": var, "eps": 1e-5}
+        p = {"gamma": gamma, "beta": beta, "mean": mean, "var": var, "eps": 1e-2}
         return self.add(BatchNorm(name=name, inputs=(source,), **p))
 
     def conv(self, name, source, c_in, c_out, padding=1, **options):
@@ -122,6 +122,39 @@ def test_on_the_input_into_the_first_synapse():
     graph = b.graph("l")
     assert not fold_batchnorm(graph).of_type(BatchNorm)
     agree(graph, fold_batchnorm(graph), b.samples(20))
+
+
+def test_two_in_a_row_before_a_synapse_fold_one_after_the_other():
+    b = Builder(0, (4,))
+    b.lif("l", b.linear("fc", b.norm("n2", b.norm("n1", "x", 4), 4), 4, 6))
+    graph = b.graph("l")
+    folded = fold_batchnorm(graph)
+    assert not folded.of_type(BatchNorm)
+    assert list(refusals(graph)) == []
+    assert fold_batchnorm(folded) is folded
+    agree(graph, folded, b.samples(20))
+
+
+def test_two_in_a_row_without_a_synapse_stay():
+    b = Builder(0, (4,))
+    b.lif("l", b.norm("n2", b.norm("n1", "x", 4), 4))
+    graph = b.graph("l")
+    assert fold_batchnorm(graph) is graph
+    assert [op.name for op, _ in refusals(graph)] == ["n1", "n2"]
+
+
+def test_not_through_a_padded_pool():
+    """Its border averages zeros, where the BatchNorm would give its shift."""
+    b = Builder(3, (2, 6, 6))
+    b.lif("l1", b.conv("c1", "x", 2, 4))
+    pool = AvgPool2d(name="pool", inputs=(b.norm("n", "l1", 4),), kernel=(2, 2), stride=(2, 2), padding=(1, 1))
+    b.lif("l2", b.linear("fc", b.add(Flatten(name="f", inputs=(b.add(pool),))), 64, 7))
+    graph = b.graph("l2")
+    folded = fold_batchnorm(graph)
+    assert [op.name for op in folded.of_type(BatchNorm)] == ["n"]
+    ((_, error),) = refusals(graph)
+    assert "reader = AvgPool2d 'pool'" in str(error)
+    agree(graph, folded, b.samples())
 
 
 def test_a_padded_convolution_takes_the_gain_but_no_shift():
