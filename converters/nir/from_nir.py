@@ -67,6 +67,10 @@ def _graph(
     made = [
         replace(op, name=name.get(op.name, op.name), inputs=tuple(name.get(i, i) for i in op.inputs)) for op in made
     ]
+    for value, count in Counter([converter.wires.input, *(op.name for op in made)]).items():
+        if count > 1:
+            what = f"metadata '{metadata.KEY}': values named '{value}' = {count}"
+            raise RmpDeployError(f"NIR graph: {what}, allowed 1. Export it again, or remove that entry.")
     return SpikingGraph(
         name=record.name,
         input=Input(converter.wires.input, converter.wires.input_shape, encoding or record.encoding),  # type: ignore[arg-type]
@@ -134,7 +138,7 @@ class _Converter:
         return f"{name}.sum"
 
     def _add(self, op: Op) -> None:
-        if op.name in self.ops:
+        if op.name in self.ops or op.name == self.wires.input:
             raise op_error(op.kind, op.name, "name is used twice", "one op per name", "Rename the node")
         self.ops[op.name] = op
 

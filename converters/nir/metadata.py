@@ -50,6 +50,7 @@ def read(metadata: dict[str, Any]) -> Record | None:
     try:
         entries = json.loads(metadata[KEY])
         record = Record(**entries)
+        "".join((record.name, *record.provenance, *record.provenance.values())).encode()  # half a surrogate is no text
         fits = (
             all(type(t) is str for t in (record.name, record.encoding, record.readout))
             and type(record.T) is int

@@ -107,11 +107,11 @@ def _flatten(node: nir.Flatten, site: Site) -> Converted:
 def _delay(node: nir.Delay, site: Site) -> Converted:
     delay = per_neuron(node, site, "delay")
     steps = delay / site.dt
-    whole = int(np.rint(steps.flat[0]))
-    if not np.allclose(steps, whole, rtol=1e-6, atol=0) or whole < 1:
+    whole = np.rint(steps.flat[0])
+    if not np.isfinite(steps).all() or not np.allclose(steps, whole, rtol=1e-6, atol=0) or whole < 1:
         found = f"delay = {delay.min():g}..{delay.max():g} s"
         raise _refused(node, site, found, f"one multiple of dt = {site.dt:g} s, 1 or more", "Choose another dt")
-    return [ops.Delay(**site.reads(), steps=whole, shape=site.shape)], []
+    return [ops.Delay(**site.reads(), steps=int(whole), shape=site.shape)], []
 
 
 def _scale(node: nir.Scale, site: Site) -> Converted:

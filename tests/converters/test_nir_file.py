@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+
 import h5py
 import nir
 import numpy as np
@@ -83,6 +85,33 @@ def huge_input(file):
     replace(file, "node/edges", np.array([[b"x", b"lif"], [b"lif", b"output"]], object))
 
 
+def recorded(**entries):
+    """Change entries of the metadata that `to_nir` wrote."""
+
+    def edit(file):
+        given = json.loads(file["node/metadata/rmp_deploy"][()])
+        replace(file, "node/metadata/rmp_deploy", json.dumps({**given, **entries}))
+
+    return edit
+
+
+def delayed(delay):
+    def edit(file):
+        del file["node/nodes/fc"]
+        group = file["node/nodes"].create_group("fc")
+        group["type"], group["delay"] = "Delay", np.full(3, delay)
+
+    return edit
+
+
+def named_like_a_gain(file):
+    """The input is called as the op that a neuron without a synapse before it would get."""
+    del file["node/nodes/fc"]
+    file.move("node/nodes/x", "node/nodes/lif.gain")
+    replace(file, "node/edges", np.array([[b"lif.gain", b"lif"], [b"lif", b"output"]], object))
+    replace(file, "node/nodes/lif/r", np.full(3, 8.0))
+
+
 BROKEN = [
     (drop("node"), "HDF5 without a NIR graph"),
     (drop("node/type"), "HDF5 without a NIR graph"),
@@ -108,6 +137,17 @@ BROKEN = [
     (become("node/metadata/rmp_deploy", "[1]"), "its metadata 'rmp_deploy' is malformed"),
     (become("node/metadata/rmp_deploy", '{"T": "many"}'), "its metadata 'rmp_deploy' is malformed"),
     (become("node/metadata/rmp_deploy", '{"speed": 3}'), "its metadata 'rmp_deploy' is malformed"),
+    (become("node/nodes/x/shape", np.array([np.inf])), "Input 'x': shape = [inf], allowed whole numbers"),
+    (delayed(1e308), "Delay 'fc': delay = 1e+308..1e+308 s, allowed one multiple of dt = 0.001 s"),
+    (delayed(1e290), "Delay 'fc': steps = 1"),
+    (delayed(np.inf), "Delay 'fc': delay holds NaN or infinite values"),
+    (recorded(names={"lif": "x"}), "metadata 'rmp_deploy': values named 'x' = 2, allowed 1"),
+    (recorded(names={"lif": "fc"}), "metadata 'rmp_deploy': values named 'fc' = 2, allowed 1"),
+    (recorded(names={"lif": "a", "fc": "a"}), "metadata 'rmp_deploy': values named 'a' = 2, allowed 1"),
+    (recorded(names={"lif": "input"}), "name = 'input', allowed letters"),
+    (recorded(name="\ud800"), "its metadata 'rmp_deploy' is malformed"),
+    (recorded(provenance={"by": "\ud800"}), "its metadata 'rmp_deploy' is malformed"),
+    (named_like_a_gain, "BatchNorm 'lif.gain': name is used twice"),
     (become("node/metadata/rmp_deploy", 3), "its metadata 'rmp_deploy' is malformed"),
     (soft_link, "'node/nodes/fc/weight' is a link to elsewhere"),
     (external_link, "'node/nodes/fc/weight' is a link to elsewhere"),
