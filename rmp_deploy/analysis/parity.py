@@ -17,10 +17,11 @@ import numpy.typing as npt
 from rmp_deploy.analysis.replay import Replay, replay
 from rmp_deploy.errors import RmpDeployError
 from rmp_deploy.ir.graph import SpikingGraph
-from rmp_deploy.ir.ops import SpikingNeuron
+from rmp_deploy.ir.ops import LIF, SpikingNeuron
 from rmp_deploy.ir.trace import Trace
 
 Mask = npt.NDArray[np.bool_]
+RESOLUTION = 0.01
 
 
 @dataclass(frozen=True)
@@ -112,7 +113,11 @@ def _replay(graph: SpikingGraph, x: npt.NDArray[Any], trace: Trace, trained: Spi
         return own
     rounded = replay(trained, x, trace)
     layers = {
-        name: replace(layer, tolerance=np.maximum(layer.tolerance, rounded.layers[name].tolerance))
+        name: replace(
+            layer,
+            tolerance=np.maximum(layer.tolerance, rounded.layers[name].tolerance),
+            v_tolerance=np.maximum(layer.v_tolerance, rounded.layers[name].v_tolerance),
+        )
         for name, layer in own.layers.items()
     }
     return Replay(layers, own.output, np.maximum(own.output_tolerance, rounded.output_tolerance))
@@ -153,9 +158,9 @@ def _layer(
     for trace, own in ((a, of_a.layers[op.name]), (b, of_b.layers[op.name])):
         wrong: Mask = (own.u > op.threshold) != trace.spikes[op.name]
         contradicted |= wrong
-        broken |= wrong & (np.abs(own.u - op.threshold) > own.tolerance)
+        broken |= wrong & (np.abs(own.u - op.threshold) > np.minimum(own.tolerance, _resolution(op)))
         if op.name in trace.v:
-            potentials_hold &= bool((np.abs(trace.v[op.name] - own.v) <= own.tolerance).all())
+            potentials_hold &= bool((np.abs(trace.v[op.name] - own.v) <= own.v_tolerance).all())
     index = next((_earliest(mask) for mask in (broken, contradicted, differs) if mask.any()), None)
     v_error = None
     if op.name in a.v and op.name in b.v and clean.any():
@@ -170,6 +175,20 @@ def _layer(
         max_v_error=v_error,
         first=None if index is None else _divergence(op, a, of_a, b, of_b, index),
     )
+
+
+def _resolution(op: SpikingNeuron) -> npt.NDArray[np.float64]:
+    """The most that a tie may be off: 1 % of what a spike changes, or of the threshold; no limit where both are 0.
+
+    Where rounding could explain more, float32 does not decide what the network does, and no spike is excused.
+    """
+    threshold = np.abs(np.asarray(op.threshold, np.float64))
+    jump = np.zeros(())
+    if isinstance(op, LIF):
+        after = op.v_threshold - op.v_reset if op.reset == "hard" else op.subtracted
+        jump = np.abs(after.astype(np.float64))
+    scale = np.maximum(threshold, jump)
+    return np.where(scale > 0, RESOLUTION * scale, np.inf)
 
 
 def _earliest(mask: Mask) -> tuple[int, ...]:
@@ -198,5 +217,5 @@ def _divergence(
         u=u,
         v_threshold=threshold,
         distance=abs(u - threshold),
-        tolerance=float(own.tolerance[index]),
+        tolerance=float(min(own.tolerance[index], np.broadcast_to(_resolution(op), own.u.shape)[index])),
     )

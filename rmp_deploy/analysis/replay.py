@@ -17,6 +17,8 @@ from rmp_deploy.ir.graph import SpikingGraph
 from rmp_deploy.ir.ops import (
     LI,
     LIF,
+    Add,
+    AvgPool2d,
     BatchNorm,
     Conv1d,
     Conv2d,
@@ -27,21 +29,24 @@ from rmp_deploy.ir.ops import (
     LoihiLIF,
     LoihiLinear,
     Op,
+    SumPool2d,
 )
 from rmp_deploy.ir.reference import STATELESS, loihi_lif, read_out
 from rmp_deploy.ir.trace import Trace
 
 F64 = npt.NDArray[np.float64]
 EPS = float(np.finfo(np.float32).eps)
+LAMBDA = 8.0  # of `_growth`: at most n * 3e-14 chances that a sum of n products rounds by more
 
 
 @dataclass(frozen=True)
 class LayerReplay:
-    """One neuron op: potentials before and after the reset, and what float32 rounding can explain; [N, T, *shape]."""
+    """One neuron op: potentials before and after the reset, and what rounding explains of each; [N, T, *shape]."""
 
     u: F64
     v: F64
-    tolerance: F64
+    tolerance: F64  # of u
+    v_tolerance: F64
 
 
 @dataclass(frozen=True)
@@ -56,26 +61,30 @@ class Replay:
 def replay(graph: SpikingGraph, x: npt.NDArray[Any], trace: Trace) -> Replay:
     """Step `graph` in float64 with every neuron's spikes taken from `trace`, a run of samples `x`.
 
-    The tolerance of a potential is the forward error bound of its sum, ``eps * (fan_in + T) * m``, where m is the sum
-    of the magnitudes: ``m[t] = decay * m[t-1] + sum_i |weight_i| |x_i| + |bias|`` (Higham, Accuracy and Stability of
-    Numerical Algorithms, 2nd ed., section 3.1, carried over the steps), eps that of float32.
+    Beside each value goes a bound of the error that float32 arithmetic has made of it by then, step after step:
+
+        an op       ``e_y = |W| (e_x + eps c(n) |x|) + eps c(n) |b|`` for ``y = W x + b``, sums of n products
+        a neuron    ``e_u = decay e_v + e_x + eps (|decay v| + |u|)``; a hard reset forgets, a soft one keeps ``e_u``
+
+    with eps = 2^-23 and c(n) the smaller of n (Higham, Accuracy and Stability of Numerical Algorithms, 2nd ed.,
+    section 3.1) and 8 sqrt(n) (Higham and Mary, SIAM J. Sci. Comput. 41(5), 2019, theorem 2.4, lambda = 8). Spikes are
+    exact, so errors do not pass from neuron to neuron; Loihi's integers do not round.
     """
     samples = x.astype(np.float64)
     n = len(samples)
     absolute = {op.name: _absolute(op) for op in graph.ops}
-    terms = {op.name: _terms(graph, op) for op in graph.ops}
 
     def zeros(op: Op) -> F64:
-        return np.zeros((2, n, *graph.shapes[op.name]))  # [value, magnitude]
+        return np.zeros((2, n, *graph.shapes[op.name]))  # [value, error]
 
     v = {op.name: zeros(op) for op in graph.ops if isinstance(op, LIF | LI | LoihiLIF)}
     i = {op.name: zeros(op) for op in graph.of_type(CubaLIF, LoihiLIF)}
     waiting = {op.name: deque([zeros(op)] * op.steps) for op in graph.of_type(Delay)}
-    steps: dict[str, list[tuple[F64, F64, F64]]] = {op.name: [] for op in graph.spiking}
+    steps: dict[str, list[tuple[F64, F64, F64, F64]]] = {op.name: [] for op in graph.spiking}
     read: list[F64] = []
     for t in range(graph.T):
         frame = samples if graph.input.encoding == "direct" else samples[:, t]
-        values: dict[str, F64] = {graph.input.name: np.stack([frame, np.abs(frame)])}
+        values: dict[str, F64] = {graph.input.name: np.stack([frame, EPS * np.abs(frame)])}
         for op in graph.ops:
             if isinstance(op, Delay):
                 values[op.name] = waiting[op.name].popleft()
@@ -83,59 +92,98 @@ def replay(graph: SpikingGraph, x: npt.NDArray[Any], trace: Trace) -> Replay:
                 s = trace.spikes[op.name][:, t]
                 current = values[op.inputs[0]]
                 if isinstance(op, CubaLIF):
-                    current = i[op.name] = op.current_decay.astype(np.float64) * i[op.name] + current
-                u = op.decay.astype(np.float64) * v[op.name] + current
+                    current = i[op.name] = _leak(op.current_decay, i[op.name], current)
+                u = _leak(op.decay, v[op.name], current)
                 v[op.name] = _reset(op, u, s)
-                steps[op.name].append((u[0], v[op.name][0], u[1]))
-                values[op.name] = np.stack([s, s]).astype(np.float64)
-            elif isinstance(op, LoihiLIF):  # integers do not round: their magnitude, and so the tolerance, is 0
+                steps[op.name].append((u[0], v[op.name][0], u[1], v[op.name][1]))
+                values[op.name] = _exact(s)
+            elif isinstance(op, LoihiLIF):
                 s = trace.spikes[op.name][:, t]
                 step = loihi_lif(op, values[op.inputs[0]][0].astype(np.int64), v[op.name][0], i[op.name][0])
                 assert step.u is not None
                 i[op.name][0], v[op.name][0] = step.states["i"], np.where(s, 0, step.u)
-                steps[op.name].append((step.u, v[op.name][0].copy(), v[op.name][1]))
-                values[op.name] = np.stack([s, s]).astype(np.float64)
+                steps[op.name].append((step.u, v[op.name][0].copy(), v[op.name][1], v[op.name][1]))
+                values[op.name] = _exact(s)
             elif isinstance(op, LI):
-                values[op.name] = v[op.name] = op.decay.astype(np.float64) * v[op.name] + values[op.inputs[0]]
+                values[op.name] = v[op.name] = _leak(op.decay, v[op.name], values[op.inputs[0]])
             else:
-                exact, magnitude = zip(*(values[name] for name in op.inputs), strict=True)
-                compute = STATELESS[type(op)]
-                values[op.name] = np.stack([compute(op, *exact), compute(absolute[op.name], *magnitude)])
+                values[op.name] = _stateless(op, absolute[op.name], [values[name] for name in op.inputs])
         for op in graph.of_type(Delay):
             waiting[op.name].append(values[op.inputs[0]])
         read.append(values[graph.readout.value])
-    layers: dict[str, LayerReplay] = {}
-    for name, layer in steps.items():
-        u, after, magnitude = (np.stack(part, axis=1) for part in zip(*layer, strict=True))
-        layers[name] = LayerReplay(u, after, EPS * (terms[name] + graph.T) * magnitude)
+    layers = {
+        name: LayerReplay(*(np.stack(part, axis=1) for part in zip(*of, strict=True))) for name, of in steps.items()
+    }
     by_step = np.stack(read)  # [T, 2, N, ...]
-    output, size = (read_out(graph.readout, by_step[:, k]) for k in (0, 1))
-    return Replay(layers, output, EPS * (terms[graph.readout.value] + 2 * graph.T) * size)
+    output, error, size = (read_out(graph.readout, y) for y in (by_step[:, 0], by_step[:, 1], np.abs(by_step[:, 0])))
+    exact = graph.readout.value in graph.currents  # read out in float64 by everybody
+    return Replay(layers, output, error + (0 if exact else EPS * (_growth(graph.T) + 1) * size))
+
+
+def _exact(spikes: npt.NDArray[Any]) -> F64:
+    return np.stack([spikes.astype(np.float64), np.zeros(spikes.shape)])
+
+
+def _leak(decay: npt.NDArray[Any], state: F64, x: F64) -> F64:
+    """``decay * state + x`` and its error."""
+    y: F64 = decay.astype(np.float64) * state + x
+    y[1] += EPS * (np.abs(y[0] - x[0]) + np.abs(y[0]))
+    return y
 
 
 def _reset(op: LIF, u: F64, spikes: npt.NDArray[Any]) -> F64:
-    """The membrane after the reset, and its magnitude."""
+    """The membrane after the reset, and its error."""
     if op.reset == "soft":
-        taken = op.subtracted.astype(np.float64)
-        after: F64 = u + np.stack([-taken * spikes, np.abs(taken) * spikes])
-    else:
-        to = np.broadcast_to(op.v_reset.astype(np.float64), spikes.shape)
-        after = np.where(spikes, np.stack([to, np.abs(to)]), u)
-    return after
+        after = u[0] - op.subtracted.astype(np.float64) * spikes
+        return np.stack([after, u[1] + EPS * np.abs(after) * spikes])
+    to = np.broadcast_to(op.v_reset.astype(np.float64), spikes.shape)
+    return np.where(spikes, np.stack([to, np.zeros(spikes.shape)]), u)
+
+
+def _stateless(op: Op, absolute: Op, inputs: list[F64]) -> F64:
+    """The value and its error, of an op without a state."""
+    compute, growth = STATELESS[type(op)], EPS * _growth(_summands(op, len(inputs)))
+    value = compute(op, *(x[0] for x in inputs))
+    error = compute(absolute, *(x[1] + growth * np.abs(x[0]) for x in inputs))
+    constant = _constant(op)
+    if constant is not None:
+        error += growth * constant.reshape(-1, *(1,) * (value.ndim - 2))
+    return np.stack([value, error])
+
+
+def _growth(n: int) -> float:
+    """c(n) of `replay`; one rounding more for the products, another for a bias."""
+    return 0.0 if n == 0 else min(n, LAMBDA * np.sqrt(n)) + 2
+
+
+def _summands(op: Op, inputs: int) -> int:
+    """Terms of each sum that the op takes; 0 where it rounds nothing."""
+    if isinstance(op, Linear | Conv1d | Conv2d):
+        return op.weight.size // len(op.weight)
+    if isinstance(op, AvgPool2d | SumPool2d):
+        return op.kernel[0] * op.kernel[1]
+    if isinstance(op, BatchNorm):
+        return 6  # difference, sum with eps, root, quotient, product, sum
+    return inputs if isinstance(op, Add) else 0
 
 
 def _absolute(op: Op) -> Op:
-    """The op that turns its inputs' magnitudes into its value's: the same with absolute parameters."""
+    """The op that turns the errors of its inputs into that of its value: absolute weights, no constants."""
     if isinstance(op, Linear | Conv1d | Conv2d):
-        return replace(op, weight=np.abs(op.weight), bias=None if op.bias is None else np.abs(op.bias))
+        return replace(op, weight=np.abs(op.weight), bias=None)
     if isinstance(op, LoihiLinear | LoihiConv2d):
         return replace(op, weight=np.zeros_like(op.weight))  # integers do not round
     if isinstance(op, BatchNorm):
-        return replace(op, gamma=np.abs(op.gamma), beta=np.abs(op.beta), mean=-np.abs(op.mean))
+        return replace(op, gamma=np.abs(op.gamma), beta=np.zeros_like(op.beta), mean=np.zeros_like(op.mean))
     return op
 
 
-def _terms(graph: SpikingGraph, op: Op) -> int:
-    """Products summed on the way from the nearest spikes to the op's value, at most: the n of the error bound."""
-    synapses = [s for s in (op, *graph.sources(op.inputs[0])) if isinstance(s, Linear | Conv1d | Conv2d)]
-    return 8 + sum(s.weight.size // len(s.weight) for s in synapses)  # 8: roundings of parameters, pools and norms
+def _constant(op: Op) -> F64 | None:
+    """Magnitude of what the op adds, per channel [C]."""
+    if isinstance(op, Linear | Conv1d | Conv2d):
+        return None if op.bias is None else np.abs(op.bias.astype(np.float64))
+    if isinstance(op, BatchNorm):
+        gamma, beta, mean, var = (p.astype(np.float64) for p in (op.gamma, op.beta, op.mean, op.var))
+        shift: F64 = np.abs(beta) + np.abs(gamma * mean) / np.sqrt(var + op.eps)
+        return shift
+    return None

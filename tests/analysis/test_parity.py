@@ -10,10 +10,11 @@ import pytest
 from rmp_deploy import backends
 from rmp_deploy.analysis.parity import climb, compare
 from rmp_deploy.analysis.replay import replay
+from rmp_deploy.backends import onnxruntime
 from rmp_deploy.errors import RmpDeployError
 from rmp_deploy.ir import reference
 from rmp_deploy.ir.graph import Input, Readout, SpikingGraph
-from rmp_deploy.ir.ops import LIF, BatchNorm, Linear
+from rmp_deploy.ir.ops import LIF, Add, BatchNorm, Linear
 from rmp_deploy.ir.trace import Trace
 from rmp_deploy.passes.fold_batchnorm import fold_batchnorm
 
@@ -208,3 +209,58 @@ def test_torch_is_judged_with_the_roundings_of_its_batchnorm():
     assert climb(graph, x, [torch, exact], trained)[0].holds
     wrong = replace(torch, v={"lif": np.full((1, 1, 1), rounded + 1.0)})
     assert not climb(graph, x, [wrong, exact], trained)[0].holds
+
+
+def soft_network(T: int = 1000, fan_in: int = 1024) -> tuple[SpikingGraph, np.ndarray]:
+    """Four IF neurons with soft reset: nothing in them forgets an error."""
+    rng = np.random.default_rng(0)
+    weight = rng.normal(0, 0.3, (4, fan_in))
+    weight += 0.001 - weight.mean(axis=1, keepdims=True)
+    ops = (
+        Linear(name="fc", inputs=("x",), weight=weight),
+        LIF(name="lif", inputs=("fc",), decay=1.0, v_threshold=1.0, reset="soft"),
+    )
+    graph = SpikingGraph("soft", Input("x", (fan_in,), "time_series"), ops, Readout("lif", "sum"), T)
+    return graph, rng.integers(0, 2, (1, T, fan_in)).astype(np.float32)
+
+
+@pytest.mark.parametrize(("start", "threshold"), [(100, 3.0), (500, 15.0), (900, 2.0)])
+def test_no_length_of_run_excuses_another_threshold(start, threshold):
+    """Neurons without a leak keep every error; still a spike is only excused near its threshold."""
+    graph, x = soft_network()
+    right = reference.run(graph, x, ("spikes", "v"))
+    current = x[0] @ graph.by_name["fc"].weight.T.astype(np.float64)
+    v, spikes, potentials = np.zeros(4), [], []
+    for t, i in enumerate(current):
+        u = v + i
+        s = u > (1.0 if t < start else threshold)
+        v = u - s
+        spikes.append(s)
+        potentials.append(v)
+    wrong = Trace(
+        "wrong",
+        np.sum(spikes, axis=0)[None].astype(float),
+        {"lif": np.array([spikes])},
+        {"lif": np.array([potentials])},
+    )
+    rung = compare(graph, x, right, wrong)
+    assert rung.mismatches > 0
+    assert not rung.holds
+    assert rung.layers[0].first.step >= start
+    float32 = onnxruntime.run(graph, x, ("spikes", "v"))
+    assert compare(graph, x, right, float32).holds
+
+
+def test_the_readout_of_a_sum_is_bounded_by_all_its_branches():
+    rng = np.random.default_rng(1)
+    ops = (
+        LIF(name="lif", inputs=("x",), decay=0.5, v_threshold=0.5),
+        Linear(name="thin", inputs=("lif",), weight=np.full((3, 2000), 1e-6)),
+        Linear(name="wide", inputs=("lif",), weight=rng.normal(0, 30, (3, 2000))),
+        Add(name="sum", inputs=("thin", "wide")),
+    )
+    graph = SpikingGraph("sum", Input("x", (2000,), "direct"), ops, Readout("sum", "mean"), 50)
+    x = rng.random((3, 2000), dtype=np.float32)
+    rung = compare(graph, x, reference.run(graph, x, ("spikes",)), onnxruntime.run(graph, x, ("spikes",)))
+    assert rung.holds
+    assert rung.max_output_error > 0
