@@ -138,8 +138,8 @@ def _stateless(container: nn.Sequential) -> nn.Module:
 
 
 def _step_by_step(container: nn.Sequential) -> nn.Module:
-    """What a container applies to every step."""
-    return nn.Sequential(OrderedDict(container.named_children()))
+    """What a container applies to every step; named_children would leave out a layer that stands there twice."""
+    return nn.Sequential(OrderedDict(container._modules))
 
 
 def _step_mode_container(container: layer.StepModeContainer) -> nn.Module:

@@ -159,6 +159,7 @@ class _Walk:
         self.T: int | None = None
         self.paths: set[str] = set()  # of modules: no function's op takes such a name
         self.names: set[str] = set()
+        self.neurons: set[nn.Module] = set()  # whose one state is taken
 
     def into(self, module: nn.Module, path: str, dialect: Dialect, x: Value) -> Value:
         """Trace `module`, which stands at `path`, and walk its nodes from the value `x`."""
@@ -237,7 +238,14 @@ class _Nodes(fx.Interpreter):
             )
         return self._layer(layer, path, args)
 
-    def _layer(self, layer: nn.Module, path: str, inputs: tuple[Value, ...], of_module: bool = True) -> Value:
+    def _layer(
+        self,
+        layer: nn.Module,
+        path: str,
+        inputs: tuple[Value, ...],
+        of_module: bool = True,
+        neuron: nn.Module | None = None,
+    ) -> Value:
         dialect, kind, source = self.dialect, type(layer), inputs[0]
         if any(x.rule is not None for x in inputs):
             raise refused(layer, path, "a layer after the readout", "the readout last", "Remove it")
@@ -249,14 +257,17 @@ class _Nodes(fx.Interpreter):
             inner = self.walk.into(dialect.per_step[kind](layer), path, dialect.in_step, replace(source, leading=1))
             return replace(inner, leading=source.leading)
         if kind in dialect.sized:
-            return self._layer(dialect.sized[kind](layer, path, source.shape), path, inputs, of_module)
+            at_shape = dialect.sized[kind](layer, path, source.shape)
+            return self._layer(at_shape, path, inputs, of_module, neuron=layer)
         if kind not in dialect.converters:
             raise self._unknown(layer, path)
         name = self.walk.new_name(path, of_module)
         made = dialect.converters[kind](layer, name, tuple(x.name for x in inputs))
-        if name != path and any(isinstance(op, LIF | LI | Delay) for op in made):
-            todo = "Use one neuron layer per place, and keep a loop over time outside of the model"
-            raise refused(layer, path, "called twice", "once: it has one state", todo)
+        if any(isinstance(op, LIF | LI | Delay) for op in made):
+            if (neuron or layer) in self.walk.neurons:
+                todo = "Use one neuron layer per place, and keep a loop over time outside of the model"
+                raise refused(layer, path, "called twice", "once: it has one state", todo)
+            self.walk.neurons.add(neuron or layer)
         return self.walk.emit(made, source)
 
     def _encode(self, T: int) -> Value:

@@ -184,6 +184,23 @@ def test_containers_apply_their_layers_step_by_step(lively, samples, same_networ
     same_network(graph, x, run(model, x, graph))
 
 
+@pytest.mark.parametrize("container", [layer.SeqToANNContainer, layer.MultiStepContainer])
+def test_a_layer_that_stands_twice_in_a_container_is_applied_twice(container, lively, samples, same_network):
+    conv = nn.Conv2d(2, 2, 3, padding=1)
+    model = lively(nn.Sequential(container(conv, conv), neuron.LIFNode(step_mode="m")), gain=3)
+    x = samples(2, 8, 8)
+    graph = to_graph(model, (2, 8, 8), T, readout="last")
+    assert [op.name for op in graph.ops] == ["0.0", "0.0-2", "1"]
+    same_network(graph, x, run(model, x, graph))
+
+
+def test_a_neuron_that_stands_in_two_containers_has_one_state():
+    lif = neuron.LIFNode()
+    containers = [layer.MultiStepContainer(nn.Linear(8, 8), lif) for _ in range(2)]
+    with pytest.raises(RmpDeployError, match=r"LIFNode '1\.1': called twice, allowed once: it has one state"):
+        to_graph(nn.Sequential(*containers), (8,), T, readout="mean")
+
+
 @pytest.mark.parametrize("v_reset", [0.0, None, -1.0])
 def test_neurons_fire_at_equality_as_in_spikingjelly(v_reset):
     """Multiples of 1/4 add up without rounding: every step where u is the threshold itself counts."""
