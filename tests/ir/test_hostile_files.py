@@ -21,7 +21,7 @@ from rmp_deploy.cli import main
 from rmp_deploy.errors import RmpDeployError
 from rmp_deploy.ir import onnx_io
 from rmp_deploy.ir.graph import MAX_VALUES, Input, Readout, SpikingGraph
-from rmp_deploy.ir.onnx_io import wire
+from rmp_deploy.ir.onnx_io import properties, wire
 from rmp_deploy.ir.ops import LIF, Conv2d, Delay, Flatten, SumPool2d
 
 ROOT = Path(__file__).parents[2]
@@ -340,7 +340,18 @@ def test_golden_samples_that_mean_harm_are_refused(file, change):
     assert str(e.value).isprintable()
 
 
-@pytest.mark.parametrize("bomb", ["[" * 200_000, '{"x":' * 60_000, "9" * 300_000, "[" + "0," * 300_000 + "0]", ""])
+@pytest.mark.parametrize(
+    "bomb",
+    [
+        "[" * 200_000,
+        '"' * 3_000_000,
+        '\\"' * 1_000_000,
+        '{"x":' * 60_000,
+        "9" * 300_000,
+        "[" + "0," * 300_000 + "0]",
+        "",
+    ],
+)
 def test_a_property_that_costs_more_than_it_is_long_is_refused(file, bomb):
     for key in ("golden", "graph"):
         model = parsed(file)
@@ -373,8 +384,26 @@ def test_what_could_not_be_read_is_not_written(tmp_path, convnet, changes, said)
 
 def test_more_golden_samples_than_a_file_holds_are_not_written(tmp_path, convnet, images, monkeypatch):
     monkeypatch.setattr(wire, "MAX_REST", 50_000)  # bytes, in place of 64 MiB
-    with pytest.raises(RmpDeployError, match="Save fewer ops or golden samples"):
+    with pytest.raises(RmpDeployError, match="Save fewer ops, golden samples"):
         onnx_io.save(convnet(), tmp_path / "net.onnx", golden=images(80))
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_more_values_in_a_property_than_a_reader_takes_are_not_written(tmp_path, convnet, images, monkeypatch):
+    monkeypatch.setattr(properties, "MAX_JSON", 100)  # in place of 262,144
+    path = tmp_path / "net.onnx"
+    many = {str(i): "x" for i in range(101)}
+    for graph, samples in ((convnet(), images(60)), (replace(convnet(), provenance=many), None)):
+        with pytest.raises(RmpDeployError, match="would have more than 100 values in a property"):
+            onnx_io.save(graph, path, golden=samples)
+        assert list(tmp_path.iterdir()) == []
+    log = {"log": 'a,[{,"\\' * 1000}  # text, and no values
+    assert onnx_io.load(onnx_io.save(replace(convnet(), provenance=log), path)).provenance == log
+
+
+def test_golden_samples_beyond_float32_are_not_written(tmp_path, convnet, images):
+    with pytest.raises(RmpDeployError, match="inf"):
+        onnx_io.save(convnet(), tmp_path / "net.onnx", golden=images(1).astype(np.float64) + 1e39)
     assert list(tmp_path.iterdir()) == []
 
 
@@ -596,7 +625,7 @@ def test_data_that_two_weights_share_is_refused(pair):
     """A kilobyte of data that a thousand weights read would be a megabyte."""
     _, path, _ = pair
     model = parsed(path)
-    first, second = step(model).initializer[:2]
+    second = step(model).initializer[1]
     next(e for e in second.external_data if e.key == "offset").value = "0"
     path.write_bytes(model.SerializeToString(deterministic=True))
     refused(path, f"tensor '{second.name}' at 0, allowed 4096")

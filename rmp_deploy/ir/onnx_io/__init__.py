@@ -8,7 +8,8 @@ readout, and `spike_count/<neuron op>` int64 [B], so that the golden samples in 
 """
 
 from rmp_deploy.ir.onnx_io.model import to_bytes, to_model
+from rmp_deploy.ir.onnx_io.properties import Golden
 from rmp_deploy.ir.onnx_io.reader import load, load_golden, load_runnable
-from rmp_deploy.ir.onnx_io.writer import Golden, runnable, save
+from rmp_deploy.ir.onnx_io.writer import runnable, save
 
 __all__ = ["Golden", "load", "load_golden", "load_runnable", "runnable", "save", "to_bytes", "to_model"]

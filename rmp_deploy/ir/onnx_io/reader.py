@@ -5,14 +5,11 @@ What a file can make its reader allocate is bounded by the file's own size, and 
 
 from __future__ import annotations
 
-import base64
-import json
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple, NoReturn
 
-import numpy as np
 from google.protobuf.message import DecodeError  # type: ignore[import-untyped]
 from onnx import ModelProto
 
@@ -22,14 +19,14 @@ from rmp_deploy.ir.onnx_io import external, wire
 from rmp_deploy.ir.onnx_io.arrays import Weights, take_out
 from rmp_deploy.ir.onnx_io.functions import DOMAIN, DOMAIN_VERSION
 from rmp_deploy.ir.onnx_io.migrate import checksum_of_1, migrate
-from rmp_deploy.ir.onnx_io.model import GRAPH_KEY, is_text, step_of, to_bytes, to_skeleton
+from rmp_deploy.ir.onnx_io.model import GRAPH_KEY, step_of, to_bytes, to_skeleton
 from rmp_deploy.ir.onnx_io.nodes import Tensors
 from rmp_deploy.ir.onnx_io.ops_of_nodes import ops_of
-from rmp_deploy.ir.onnx_io.writer import CHECKSUM_KEY, GOLDEN_KEY, Golden, contents, finish, to_text
+from rmp_deploy.ir.onnx_io.properties import Golden, golden_of, header_of
+from rmp_deploy.ir.onnx_io.writer import CHECKSUM_KEY, GOLDEN_KEY, contents, finish
 
 # What a malformed but decodable model makes protobuf, numpy and dict look-ups raise while it is being read.
 MALFORMED = (KeyError, IndexError, TypeError, ValueError, AttributeError, RecursionError, OverflowError)
-MAX_JSON = 2**18  # values in a property; a network of 100 neuron ops with 1000 golden samples has 100,000
 
 
 def load(path: str | Path) -> SpikingGraph:
@@ -67,22 +64,12 @@ def load_golden(path: str | Path) -> Golden | None:
     """
     with _in_one_line(path):
         read = _read(Path(path))
-        graph, text = read.graph, read.golden
-        if text is None:
+        if read.golden is None:
             return None
         try:
-            record = _json(text)
-            x = np.frombuffer(base64.b64decode(record["x"], validate=True), "<f4").reshape(record["shape"])
-            golden = Golden(x, {str(k): [int(n) for n in v] for k, v in record["spike_count"].items()})
-            graph.check_samples(x)
-            if to_text(golden) != text:
-                raise ValueError("not as they are written")
+            return golden_of(read.graph, read.golden)
         except (RmpDeployError, *MALFORMED) as e:
             raise RmpDeployError(f"its golden samples are malformed ({e}). Export it again.") from e
-        neurons = {op.name for op in graph.spiking}
-        if golden.spike_count.keys() != neurons or any(len(n) != len(x) for n in golden.spike_count.values()):
-            raise RmpDeployError("its golden spike counts are not those of its neuron ops. Export it again.")
-        return golden
 
 
 @contextmanager
@@ -123,7 +110,7 @@ def _read(path: Path) -> _Read:
         except (DecodeError, ValueError) as e:
             raise RmpDeployError(f"not an ONNX model, or truncated ({e}). Copy or export it again.") from e
         version, properties = _version(model), {p.key: p.value for p in model.metadata_props}
-        header = _header(properties[GRAPH_KEY])
+        header = header_of(properties[GRAPH_KEY])
         body = step_of(model.graph.node)
         location = external.location_of(body)
         source = file
@@ -187,41 +174,6 @@ def _version(model: ModelProto) -> int:
         known = f"allowed 1..{DOMAIN_VERSION}"
         raise RmpDeployError(f"domain '{DOMAIN}' version = {version}, {known}. Update rmp-deploy.")
     return version
-
-
-def _json(text: str) -> Any:
-    """Parse a property; what could take far more memory or time than its length is refused."""
-
-    def refuse(constant: str) -> NoReturn:
-        raise ValueError(f"{constant[:20]} is no number")
-
-    def integer(digits: str) -> int:
-        return int(digits) if len(digits) < 20 else refuse(digits)
-
-    if sum(text.count(c) for c in "[{,") > MAX_JSON:
-        raise ValueError(f"more than {MAX_JSON:,} values in a property")
-    return json.loads(text, parse_int=integer, parse_constant=refuse)
-
-
-def _header(text: str) -> dict[str, Any]:
-    """The record that the nodes do not tell, each entry of the type that `save` writes."""
-    header: dict[str, Any] = _json(text)
-    types = {
-        "T": (int,),
-        "dt": (float, type(None)),
-        "input": (dict,),
-        "readout": (dict,),
-        "provenance": (dict,),
-    }
-    for key, allowed in types.items():
-        if type(header[key]) not in allowed:
-            raise TypeError(f"{key} = {header[key]!r:.40}")
-    texts = [*header["provenance"].values(), *header["readout"].values(), header["input"]["name"]]
-    bits = header["input"].get("message_bits")  # version 1 has none
-    numbers = [*header["input"]["shape"], *([] if bits is None else [bits])]
-    if not all(is_text(t) for t in texts) or not all(type(n) is int for n in numbers):
-        raise TypeError("a text or a size is of another type")
-    return header
 
 
 def _same_structure(model: ModelProto, again: ModelProto) -> None:

@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-import base64
 import hashlib
 import io
-import json
 import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -23,20 +20,13 @@ from rmp_deploy.files import write_together
 from rmp_deploy.ir import reference
 from rmp_deploy.ir.graph import SpikingGraph
 from rmp_deploy.ir.onnx_io import external, wire
-from rmp_deploy.ir.onnx_io.model import step_of, to_skeleton
+from rmp_deploy.ir.onnx_io.model import GRAPH_KEY, step_of, to_skeleton
 from rmp_deploy.ir.onnx_io.nodes import Tensors
+from rmp_deploy.ir.onnx_io.properties import Golden, golden_of, golden_to_text, header_of
 from rmp_deploy.ir.onnx_io.wire import Chunk
 from rmp_deploy.ir.trace import Record
 
 GOLDEN_KEY, CHECKSUM_KEY = "rmp_deploy.golden", "rmp_deploy.sha256"
-
-
-@dataclass(frozen=True)
-class Golden:
-    """Samples [N, *shape] with the spikes that each neuron op must send for them, [N] per op."""
-
-    x: npt.NDArray[np.float32]
-    spike_count: dict[str, list[int]]
 
 
 def save(graph: SpikingGraph, path: str | Path, golden: npt.NDArray[Any] | None = None) -> Path:
@@ -90,17 +80,14 @@ def golden_text(graph: SpikingGraph, samples: npt.NDArray[Any]) -> str:
         RmpDeployError: the samples do not fit the graph.
     """
     graph.check_samples(samples)
-    x = samples.astype("<f4")
+    with np.errstate(over="ignore"):
+        x = samples.astype("<f4")
+    graph.check_samples(x)  # what the file keeps of them
     counts: dict[str, list[int]] = {}
     for sample in x:  # one by one: memory does not follow their number
         for name, spikes in reference.run(graph, sample[None], record=("spikes",)).spikes.items():
             counts.setdefault(name, []).append(int(spikes.sum()))
-    return to_text(Golden(x, counts))
-
-
-def to_text(golden: Golden) -> str:
-    encoded = base64.b64encode(golden.x.astype("<f4").tobytes()).decode()
-    return json.dumps({"shape": golden.x.shape, "spike_count": golden.spike_count, "x": encoded}, sort_keys=True)
+    return golden_to_text(Golden(x, counts))
 
 
 def finish(model: ModelProto, weights: Tensors, golden: str | None) -> str:
@@ -143,6 +130,10 @@ def _check_readable(graph: SpikingGraph, model: ModelProto) -> None:
     rest = model.SerializeToString(deterministic=True)
     try:
         wire.split(io.BytesIO(rest), len(rest))
+        properties = {p.key: p.value for p in model.metadata_props}
+        header_of(properties[GRAPH_KEY])
+        if GOLDEN_KEY in properties:
+            golden_of(graph, properties[GOLDEN_KEY])
     except ValueError as e:
-        todo = "Save fewer ops or golden samples"
+        todo = "Save fewer ops, golden samples or entries of the provenance"
         raise RmpDeployError(f"SpikingGraph '{graph.name}': its file would have {e}. {todo}.") from e
