@@ -16,6 +16,7 @@ import numpy as np
 import pytest
 
 from rmp_deploy.cli import main
+from rmp_deploy.errors import RmpDeployError
 from rmp_deploy.ir import onnx_io
 from rmp_deploy.ir.graph import Input, Readout, SpikingGraph, describe, to_text
 from rmp_deploy.ir.ops import LI, LIF, Add, AvgPool2d, Concat, Conv2d, Delay, Flatten, Linear
@@ -80,6 +81,12 @@ def recurrent():
         LI(name="v", inputs=("out",), decay=0.9),
     )
     return SpikingGraph("recurrent", Input("x", (3,), "time_series"), ops, Readout("v", "last"), 8, 1e-3)
+
+
+def row_of_sums(n):
+    """Every op reads the one before and the input: its arrows grow with its length."""
+    ops = tuple(Add(name=f"a{i}", inputs=(f"a{i - 1}" if i else "x", "x")) for i in range(n))
+    return SpikingGraph("row", Input("x", (2,), "direct"), (*ops, lif("lif", f"a{n - 1}")), Readout("lif", "sum"), 2)
 
 
 def random_diagram(seed):
@@ -245,6 +252,25 @@ def test_the_command_writes_both_forms(tmp_path, capsys, monkeypatch):
     assert capsys.readouterr().out == f"picture: {picture} (10 ops, laid out by rmp-deploy)\n"
     assert main(["draw", NET, "-o", str(tmp_path / "net.png")]) == 2
     assert "suffix = '.png', allowed .svg or .dot" in capsys.readouterr().err
+
+
+@needs_dot
+def test_what_would_take_dot_minutes_is_laid_out_by_ourselves():
+    assert draw.to_svg(row_of_sums(20))[1] == "dot"
+    assert layered.bends(diagram(row_of_sums(60))) == 3662
+    assert draw.to_svg(row_of_sums(60))[1] == "rmp-deploy"  # dot: 33 s
+
+
+def test_what_nobody_could_see_is_refused_before_the_layout():
+    """One sum of 60,000 inputs, 182 KB: its DOT text can be written, its picture would hold as many arrows."""
+    ops = (Add(name="sum", inputs=("x",) * 60_000), lif("lif", "sum"))
+    graph = SpikingGraph("many", Input("x", (2,), "direct"), ops, Readout("lif", "sum"), 2)
+    with pytest.raises(RmpDeployError) as e:
+        draw.to_svg(graph)
+    assert str(e.value) == (
+        "Diagram 'many: T = 2': bends of its arrows = 60002, allowed at most 10000 in a picture. Write it as .dot."
+    )
+    assert draw.to_dot(graph).count(" -> ") == 60_002
 
 
 def test_a_dot_that_does_not_work_is_as_good_as_none(tmp_path, monkeypatch):

@@ -10,7 +10,8 @@ from typing import Any
 from rmp_deploy.report.draw.diagram import SIZES, Diagram, Kind
 from rmp_deploy.report.draw.layout import Curve, Layout, Point
 
-TIMEOUT = 60  # [s]; dot needs about a second for a thousand ops
+MOST_BENDS = 1_000  # about a second of dot's; ops that all read the input too: 33 s at 3662 bends, over 60 s at 10,102
+TIMEOUT = 10  # [s]
 INCH = 72.0  # dot's sizes are inches, its places points: one of our pixels is one point
 STYLE: dict[Kind, str] = {
     "input": 'style="rounded,filled", fillcolor="#eef1f4"',
@@ -41,7 +42,7 @@ def dot_text(diagram: Diagram) -> str:
 
 
 def lay_out_by_dot(diagram: Diagram) -> Layout | None:
-    """What `dot` makes of the diagram; None where there is no `dot` that works (some lack their own plug-ins)."""
+    """What `dot` makes of the diagram; None where no `dot` works in time (some lack their own plug-ins)."""
     dot = shutil.which("dot")
     if dot is None:
         return None

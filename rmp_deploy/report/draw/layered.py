@@ -12,6 +12,8 @@ from dataclasses import dataclass
 from graphlib import TopologicalSorter
 from itertools import pairwise
 
+import numpy as np
+
 from rmp_deploy.report.draw.diagram import SIZES, Arrow, Diagram, text_width
 from rmp_deploy.report.draw.layout import Curve, Layout, Point
 
@@ -33,6 +35,7 @@ class Node:
     order: int = 0  # its place in its layer
 
 
+MOST_BENDS = 10_000  # a few seconds of this layout; its picture of megabytes is none to look at
 Layers = list[list[Node]]
 Segment = tuple[Node, Node]  # upper, lower
 
@@ -61,6 +64,12 @@ def lay_out(diagram: Diagram) -> Layout:
     )
 
 
+def bends(diagram: Diagram) -> int:
+    """How many bends the arrows have: what a layout's time grows with, be it this one's or that of `dot`."""
+    layer = {name: 2 * n for name, n in _layers(diagram).items()}
+    return sum(len(_between(layer[arrow.source], layer[arrow.target])) for arrow in diagram.arrows)
+
+
 def _layers(diagram: Diagram) -> dict[str, int]:
     """Longest path from the tops; what does not follow from the input stands right above its first reader."""
     before: dict[str, list[str]] = {box.name: [] for box in diagram.boxes}
@@ -83,8 +92,7 @@ def _layers(diagram: Diagram) -> dict[str, int]:
 
 def _bend(source: Node, target: Node, arrow: Arrow) -> list[Node]:
     """The nodes that an arrow runs through; one that comes back leaves its source below and enters its target above."""
-    down = target.layer > source.layer
-    between = range(source.layer + 1, target.layer) if down else range(source.layer + 1, target.layer - 2, -1)
+    between = _between(source.layer, target.layer)
     chain = [source, *(Node(layer, LANE, 0.0, True, [], []) for layer in between), target]
     labelled = chain[_labelled(chain)]
     labelled.width, labelled.height = text_width(arrow.label, SIZES[1]) + 2 * LABEL_MARGIN, LABEL_HEIGHT
@@ -93,6 +101,11 @@ def _bend(source: Node, target: Node, arrow: Arrow) -> list[Node]:
         upper.down.append(lower)
         lower.up.append(upper)
     return chain
+
+
+def _between(source: int, target: int) -> range:
+    """The layers of an arrow's bends."""
+    return range(source + 1, target) if target > source else range(source + 1, target - 2, -1)
 
 
 def _labelled(chain: list[Node]) -> int:
@@ -163,9 +176,12 @@ def _crossed(layers: Layers) -> set[Segment]:
     found: set[Segment] = set()
     for layer in layers:
         segments = [(upper, lower) for upper in layer for lower in upper.down]
-        inner = [(a, b) for a, b in segments if a.is_bend and b.is_bend]
-        for a, b in inner:
-            found |= {(c, d) for c, d in segments if (a.order - c.order) * (b.order - d.order) < 0}
+        places = np.array([(upper.order, lower.order) for upper, lower in segments]).reshape(-1, 2)
+        crossed = np.zeros(len(segments), dtype=np.bool_)
+        for a, b in segments:
+            if a.is_bend and b.is_bend:
+                crossed |= np.prod(places - (a.order, b.order), axis=1) < 0
+        found |= {segment for segment, is_crossed in zip(segments, crossed, strict=True) if is_crossed}
     return found
 
 
