@@ -15,7 +15,16 @@ import numpy as np
 
 from rmp_deploy.converters.nir import file, metadata, rules
 from rmp_deploy.converters.nir.metadata import Record
-from rmp_deploy.converters.nir.nodes import CONVERTERS, Drive, Site, affine, convert, per_channel, per_neuron
+from rmp_deploy.converters.nir.nodes import (
+    CONVERTERS,
+    Drive,
+    Site,
+    affine,
+    check_stated,
+    convert,
+    per_channel,
+    per_neuron,
+)
 from rmp_deploy.converters.nir.rules import F64, Rule
 from rmp_deploy.converters.nir.wiring import feedback, wiring
 from rmp_deploy.errors import RmpDeployError, op_error
@@ -122,6 +131,9 @@ class _Converter:
             if name not in shapes:
                 kind = type(wires.nodes[name]).__name__
                 raise op_error(kind, name, "not reached from the input", "a path to it", "Connect it or remove it")
+        for name, (port, summed) in wires.ports.items():
+            stated = (port.input_type or {}).get("input")
+            check_stated(port, name, "shape", stated, shapes[summed[0]])
         for value in dict.fromkeys(source for source, _ in sorted(late)):
             self._add(ops.Delay(name=_late(value), inputs=(value,), steps=1, shape=shapes[value]))
         read_out = self._sum(wires.output, wires.read_out)

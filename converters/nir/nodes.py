@@ -75,6 +75,7 @@ def _conv(node: nir.Conv1d | nir.Conv2d, site: Site) -> Converted:
         around = (0,) * axes
     else:
         around = _integers(node, site, "padding", axes)
+    check_stated(node, site.name, "input_shape", node.input_shape, site.shape[1:])
     options: dict[str, Any] = {
         "stride": stride,
         "dilation": dilation,
@@ -101,6 +102,7 @@ def _flatten(node: nir.Flatten, site: Site) -> Converted:
     if (start % rank, end % rank) != (0, rank - 1) or not (-rank <= start < rank and -rank <= end < rank):
         todo = "Flatten a whole sample; NIR counts dimensions without the batch"
         raise _refused(node, site, f"start_dim, end_dim = {start}, {end} of {site.shape}", f"0, {rank - 1}", todo)
+    check_stated(node, site.name, "input_type", node.input_type["input"], site.shape)
     return [ops.Flatten(**site.reads())], []
 
 
@@ -268,6 +270,13 @@ def _integers(node: nir.NIRNode, site: Site, what: str, n: int) -> tuple[int, ..
 def _pair(values: tuple[int, ...]) -> ops.Pair:
     a, b = values
     return a, b
+
+
+def check_stated(node: nir.NIRNode, name: str, what: str, stated: Any, shape: Shape) -> None:
+    """Refuse a shape that a node states, unless it is that of the value at that place; None states nothing."""
+    if stated is not None and np.asarray(stated).reshape(-1).tolist() != list(shape):
+        todo = "Correct it, or the nodes before it"
+        raise op_error(type(node).__name__, name, f"{what} = {stated}", f"{shape}, what reaches it", todo)
 
 
 def per_channel(kind: str, name: str, what: str, full: F64) -> F64:

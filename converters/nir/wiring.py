@@ -29,6 +29,7 @@ class Wiring:
     sources: dict[str, list[str]]
     output: str  # a name for the sum of what the Output node reads
     read_out: list[str]
+    ports: dict[str, tuple[nir.Input | nir.Output, list[str]]]  # the other Inputs and Outputs: what each sums
 
     def consumers(self) -> dict[str, list[str]]:
         """The nodes that read each value, by name: the same whatever the order in the file."""
@@ -73,6 +74,11 @@ def wiring(graph: nir.NIRGraph) -> Wiring:
         sources={names[n]: [names[s] for s in flat.real(n)] for n in names if n != input_port},
         output=_legal(output_port),
         read_out=[names[s] for s in flat.real(output_port)],
+        ports={
+            path: (node, [names[s] for s in flat.real(path)])
+            for path, node in flat.nodes.items()
+            if isinstance(node, nir.Input | nir.Output) and path != input_port
+        },
     )
 
 

@@ -319,6 +319,23 @@ REFUSED = [
         chain(nir.Scale(np.arange(32.0).reshape(2, 4, 4)), shape=(2, 4, 4)),
         "Scale 'n0': scale varies within a channel",
     ),
+    (
+        chain(nir.Conv2d((9, 9), np.ones((2, 1, 3, 3)), 1, 0, 1, 1, np.zeros(2)), shape=(1, 5, 7), out=(2, 3, 5)),
+        "Conv2d 'n0': input_shape = (9, 9), allowed (5, 7), what reaches it",
+    ),
+    (
+        chain(nir.Conv1d(9, np.ones((2, 1, 3)), 1, 0, 1, 1, np.zeros(2)), shape=(1, 5), out=(2, 3)),
+        "Conv1d 'n0': input_shape = 9, allowed (5,)",
+    ),
+    (
+        chain(nir.Flatten({"input": np.array([2, 3])}, 0, -1), shape=(3, 2), out=(6,)),
+        "Flatten 'n0': input_type = [2 3]",
+    ),
+    (chain(lif(), out=(99,)), "Output 'output': shape = [99], allowed (3,), what reaches it"),
+    (
+        recurrent([("input", "a"), ("a", "output")], a=chain(lif(), shape=(4,))),
+        "Input 'a.input': shape = [4], allowed (3,)",
+    ),
     (chain(lif(), shape=(2**20, 2**20)), "Input 'x': shape = (1048576, 1048576), allowed sizes >= 1, 134217728"),
     (chain(lif(), shape=(0,)), "Input 'x': shape = (0,), allowed sizes >= 1"),
     (recurrent([("input", "a"), ("a", "output")], a=lif(), b=lif()), "LIF 'b': edges into it = 0"),
