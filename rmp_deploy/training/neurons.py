@@ -40,7 +40,8 @@ class LIF(_Leaky):
     neuron; `learn_decay` learns as many decays as it is given. Defaults: docs/rmp_loss.md.
 
     After a forward pass `u` holds the membrane potentials before the reset, [T, B, ...], and in eval mode `v` those
-    after it. Where `distance_power` is set (`RMPLoss` does), `distance` is their mean distance to the spikes, [].
+    after it. Where `distance_power` is set (`RMPLoss` does), `distance` is their mean distance to the spikes, [],
+    until the loss has read it.
 
     Raises:
         ValueError: a decay outside 0..1 (or on its ends, to be learnt), a v_reset with the soft reset, or a reset

@@ -106,7 +106,14 @@ def test_equal_steps_are_computed_once_and_are_the_same_network():
     torch.testing.assert_close(batch_variance, (other.running_var - 0.9) * (T * n - 1) / (T * n))
 
 
-def test_what_draws_by_chance_is_drawn_anew_at_every_step():
+class NoisyLinear(nn.Linear):
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        y = super().forward(x)
+        return y + torch.randn_like(y)
+
+
+@pytest.mark.parametrize("layer", [nn.Dropout(0.5), NoisyLinear(50, 50)])
+def test_what_draws_by_chance_is_drawn_anew_at_every_step(layer):
     torch.manual_seed(0)
-    spread = nn.Sequential(DirectEncoding(4), TimeDistributed(nn.Dropout(0.5)))(torch.ones(2, 50))
+    spread = nn.Sequential(DirectEncoding(4), TimeDistributed(layer))(torch.ones(2, 50))
     assert not any(torch.equal(spread[0], step) for step in spread[1:])

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 import pytest
 import torch
@@ -41,17 +43,67 @@ def test_schedules(schedule, weights):
     assert [weight_at(n, 8, 0.1, schedule) for n in (0, 2, 4, 6, 8)] == pytest.approx(weights)
 
 
+@pytest.mark.parametrize(
+    ("epoch", "epochs", "k", "schedule"),
+    [(11, 10, 0.1, "triangle"), (-1, 10, 0.1, "triangle"), (0, 0, 0.1, "triangle"), (math.nan, 10, 0.1, "triangle"),
+     (1, 10, math.nan, "triangle"), (1, 10, math.inf, "constant"), (1, 10, -0.1, "triangle"), (1, 10, 0.1, "up")],
+)  # fmt: skip
+def test_no_weight_outside_of_the_schedule(epoch, epochs, k, schedule):
+    with pytest.raises(ValueError, match=r"weight_at: .* allowed epochs >= 1, epoch 0\.\.epochs, finite k >= 0"):
+        weight_at(epoch, epochs, k, schedule)
+
+
 def test_the_loss_is_the_weighted_mean_over_layers():
     torch.manual_seed(0)
     model = ConvNet(channels=(3,), hidden=4)
     loss = RMPLoss(model, k=0.3, schedule="constant")
-    with pytest.raises(ValueError, match="Run the model forward first"):
+    with pytest.raises(ValueError, match=r"layer 'lif1' = none, .* Run the model forward first"):
         loss(0, 1)
     model(torch.rand(2, 1, 8, 8))
     layers = [m for m in model.modules() if isinstance(m, LIF)]
     assert len(layers) == 2
     wanted = 0.3 * np.mean([quantization_error(m.u.detach().numpy()) for m in layers])
     assert loss(0, 1).item() == pytest.approx(wanted, rel=1e-5)
+    with pytest.raises(ValueError, match="Run the model forward first"):
+        loss(0, 1)  # of the same pass again
+    model(torch.rand(2, 1, 8, 8))
+    loss(0, 1)
+
+
+def test_the_loss_of_a_pass_without_gradient_trains_nothing():
+    """A validation pass between the forward pass and the loss."""
+    torch.manual_seed(0)
+    model = ConvNet(channels=(3,), hidden=4)
+    loss = RMPLoss(model, k=1, schedule="constant")
+    x = torch.rand(2, 1, 8, 8)
+    with torch.no_grad():
+        model(x)
+    with pytest.raises(ValueError, match="the last forward pass had no gradient"):
+        loss(0, 1)
+    with torch.no_grad():  # to look at it, it is fine
+        model(x)
+        found = loss(0, 1)
+    layers = (model.lif1, model.lif2)
+    assert found.item() == pytest.approx(np.mean([quantization_error(m.u.numpy()) for m in layers]), rel=1e-5)
+
+
+def test_a_layer_that_no_gradient_reaches_does_not_stop_the_others():
+    model = ConvNet(channels=(3,), hidden=4)
+    for parameter in model.conv1.parameters():
+        parameter.requires_grad = False
+    loss = RMPLoss(model, schedule="constant")
+    model(torch.rand(4, 1, 8, 8))
+    loss(0, 1).backward()
+    assert model.fc1.layer.weight.grad.abs().sum() > 0
+
+
+def test_another_loss_on_the_same_layers_does_not_change_the_power_of_the_first():
+    model = ConvNet(channels=(3,), hidden=4)
+    first, second = RMPLoss(model, power=1), RMPLoss(model, power=2, layers=["lif2"])
+    model(torch.rand(2, 1, 8, 8))
+    with pytest.raises(ValueError, match="power of layer 'lif2' = 2, allowed 1"):
+        first(0, 1)
+    second(0, 1)
 
 
 def test_the_loss_of_chosen_layers():
@@ -85,9 +137,9 @@ def test_its_gradient_reaches_the_weights_before_every_neuron():
     assert model.fc2.layer.weight.grad is None  # no neuron behind it
 
 
-@pytest.mark.parametrize("options", [{"k": -1}, {"power": 3}, {"schedule": "up"}])
+@pytest.mark.parametrize("options", [{"k": -1}, {"k": math.nan}, {"k": math.inf}, {"power": 3}, {"schedule": "up"}])
 def test_wrong_options_are_refused(options):
-    with pytest.raises(ValueError, match="allowed k >= 0, power 1 or 2"):
+    with pytest.raises(ValueError, match="allowed finite k >= 0, power 1 or 2"):
         RMPLoss(ConvNet(), **options)
     with pytest.raises(ValueError, match="LIF layers in the model = 0"):
         RMPLoss(torch.nn.Linear(1, 1))

@@ -35,14 +35,14 @@ class TimeDistributed(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         T, B = x.shape[:2]
         y: Tensor
-        if T > 1 and x.stride(0) == 0 and all(isinstance(m, WITHOUT_CHANCE) for m in self.layer.modules()):
+        if T > 1 and x.stride(0) == 0 and all(type(m) in WITHOUT_CHANCE for m in self.layer.modules()):
             y = self.layer(x[0])
             return y.unsqueeze(0).expand(T, *y.shape)
         y = self.layer(x.flatten(0, 1))
         return y.reshape(T, B, *y.shape[1:])
 
 
-WITHOUT_CHANCE = (  # the same input gives the same value; a Dropout draws anew at every step
+WITHOUT_CHANCE = (  # the same input gives the same value; a Dropout, or whatever a subclass does, may draw anew
     nn.Sequential,
     nn.Linear,
     nn.Conv1d,
