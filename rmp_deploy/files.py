@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import stat
 import tempfile
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -23,15 +24,32 @@ def check_writable(folder: str | Path) -> None:
         raise RmpDeployError(f"folder '{folder}': cannot be written ({reason}). Choose a folder with room.")
 
 
+def target_of(path: str | Path) -> Path:
+    """The place that `path` names: where a link leads, so that writing leaves the link and replaces the file.
+
+    Raises:
+        RmpDeployError: it ends in '/', or what is there is no regular file; a device or a pipe stays what it is.
+    """
+    try:
+        place = Path(os.path.realpath(path))
+        mode = place.lstat().st_mode if os.path.lexists(place) else stat.S_IFREG
+    except (OSError, ValueError) as e:  # ValueError: a name that no file can have
+        raise _unwritable(path, e) from e
+    if str(path).endswith(("/", os.sep)) or not stat.S_ISREG(mode):
+        what = "is a folder" if stat.S_ISDIR(mode) or stat.S_ISREG(mode) else "is no regular file"
+        raise RmpDeployError(f"file '{path}': cannot be written ({what}). Choose the name of a file.")
+    return place
+
+
 def write_atomically(path: str | Path, data: bytes | str) -> Path:
     """Write `data` beside `path` and rename it into place: a reader sees the old file or the new one, never half.
 
     Raises:
-        RmpDeployError: the folder cannot be made or written (read-only, full disk); nothing is left behind.
+        RmpDeployError: as `target_of`; the folder cannot be made or written (read-only, full disk); nothing is left
+            behind.
     """
-    path = Path(path)
-    write_together({path: [data.encode() if isinstance(data, str) else data]})
-    return path
+    write_together({target_of(path): [data.encode() if isinstance(data, str) else data]})
+    return Path(path)
 
 
 def write_together(contents: Mapping[Path, Iterable[bytes]]) -> None:
@@ -61,11 +79,15 @@ def write_together(contents: Mapping[Path, Iterable[bytes]]) -> None:
         _undo(written, before, made)
         if not isinstance(e, OSError | ValueError):  # ValueError: a name that no file can have
             raise
-        reason = getattr(e, "strerror", None) or e
-        raise RmpDeployError(f"file '{path}': cannot be written ({reason}). Choose a folder with room.") from e
+        raise _unwritable(path, e) from e
     for old in before.values():
         if old is not None:
             old.unlink()
+
+
+def _unwritable(path: str | Path, e: Exception) -> RmpDeployError:
+    reason = getattr(e, "strerror", None) or e
+    return RmpDeployError(f"file '{path}': cannot be written ({reason}). Choose a folder with room.")
 
 
 def _undo(written: Mapping[Path, Path], before: Mapping[Path, Path | None], made: Iterable[Path]) -> None:

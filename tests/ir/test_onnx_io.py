@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from dataclasses import replace
 
 import numpy as np
@@ -292,3 +293,30 @@ def test_a_folder_that_cannot_be_written_leaves_nothing(tmp_path, convnet):
     with pytest.raises(RmpDeployError, match="cannot be written"):
         onnx_io.save(convnet(), blocked / "net.onnx")
     assert list(tmp_path.iterdir()) == [blocked]
+
+
+def test_a_link_stays_a_link_and_its_file_is_replaced(tmp_path, convnet, monkeypatch):
+    real, link = tmp_path / "real" / "net.onnx", tmp_path / "link.onnx"
+    real.parent.mkdir()
+    link.symlink_to(real)
+    for most, files in ((10**6, {"net.onnx"}), (1000, {"net.onnx", "net.onnx.data"})):
+        monkeypatch.setattr("rmp_deploy.ir.onnx_io.external.MAX_INSIDE", most)
+        graph = convnet(seed=most)
+        assert onnx_io.save(graph, link) == link
+        assert link.is_symlink()
+        assert {p.name for p in real.parent.iterdir()} == files
+        assert onnx_io.load(link) == onnx_io.load(real) == graph
+    assert {p.name for p in tmp_path.iterdir()} == {"real", "link.onnx"}
+
+
+def test_what_is_no_regular_file_stays_what_it_is(tmp_path, convnet):
+    pipe, folder, loop, to_null = (tmp_path / name for name in ("pipe", "folder", "loop", "null"))
+    os.mkfifo(pipe)
+    folder.mkdir()
+    loop.symlink_to(loop)
+    to_null.symlink_to(os.devnull)
+    before = {p: p.lstat().st_ino for p in tmp_path.iterdir()}
+    for path in (pipe, folder, loop, to_null, f"{tmp_path}/new/", f"{folder}/", "a\0b"):
+        with pytest.raises(RmpDeployError, match="cannot be written"):
+            onnx_io.save(convnet(), path)
+    assert {p: p.lstat().st_ino for p in tmp_path.iterdir()} == before

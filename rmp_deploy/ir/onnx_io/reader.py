@@ -53,7 +53,7 @@ def load_runnable(path: str | Path) -> tuple[SpikingGraph, bytes | str]:
     """
     with _in_one_line(path):
         read = _read(Path(path))
-        return read.graph, str(path) if read.version == DOMAIN_VERSION else to_bytes(read.graph)
+        return read.graph, str(Path(path).resolve()) if read.version == DOMAIN_VERSION else to_bytes(read.graph)
 
 
 def load_golden(path: str | Path) -> Golden | None:
@@ -115,7 +115,7 @@ def _read(path: Path) -> _Read:
         location = external.location_of(body)
         source = file
         if location is not None:
-            source = files.enter_context(_open(external.path_of(path, location), location))
+            source = files.enter_context(_open(external.path_of(path.resolve(), location), location))
             spans = external.spans_of(body.initializer, _size(source))
         weights: Tensors = Weights(body, source, spans)
         if version < DOMAIN_VERSION:

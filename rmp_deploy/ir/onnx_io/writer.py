@@ -16,7 +16,7 @@ import onnx
 from onnx import ModelProto, helper
 
 from rmp_deploy.errors import RmpDeployError
-from rmp_deploy.files import write_together
+from rmp_deploy.files import target_of, write_together
 from rmp_deploy.ir import reference
 from rmp_deploy.ir.graph import SpikingGraph
 from rmp_deploy.ir.onnx_io import external, wire
@@ -37,18 +37,19 @@ def save(graph: SpikingGraph, path: str | Path, golden: npt.NDArray[Any] | None 
     2 GiB go into a second file beside it, `<path>.data`. No weight is held twice in memory.
 
     Raises:
-        RmpDeployError: the folder cannot be written, the golden samples do not fit the graph, its name or provenance
-            is no text, or what it holds besides its weights is too large.
+        RmpDeployError: `path` is no regular file, its folder cannot be written, the golden samples do not fit the
+            graph, its name or provenance is no text, or what it holds besides its weights is too large.
     """
-    path = Path(path)
+    place = target_of(path)
     record = None if golden is None else golden_text(graph, golden)
     model, weights = to_skeleton(graph)
     onnx.checker.check_model(_checkable(model), full_check=True)
     if external.is_outside(weights):
-        external.refer(step_of(model.graph.node), weights, f"{path.name}.data")
+        external.refer(step_of(model.graph.node), weights, f"{place.name}.data")
     finish(model, weights, record)
     _check_readable(graph, model)
-    return _write(model, weights, path)
+    _write(model, weights, place)
+    return Path(path)
 
 
 @contextmanager
