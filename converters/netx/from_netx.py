@@ -56,7 +56,11 @@ def from_netx(path: str | Path, T: int | None = None, rule: Rule = "sum") -> Spi
         RmpDeployError: no readable .net file, a layer or neuron that is not carried, weights that 8 bits do not hold,
             or no T; one line, naming the layer.
     """
-    content = file.read(path)
+    return of_content(file.read(path), path, T, rule)
+
+
+def of_content(content: file.Content, path: str | Path, T: int | None = None, rule: Rule = "sum") -> SpikingGraph:
+    """The graph of a file's content; `path` is what errors and provenance call it."""
     layers, simulation = content.get("layer"), content.get("simulation", {})
     if not isinstance(layers, dict) or sorted(layers) != sorted(map(str, range(len(layers)))) or not layers:
         raise RmpDeployError(f"file '{path}': no layers 0, 1, ... in it. Export it again.")

@@ -2,28 +2,33 @@
 
 from __future__ import annotations
 
+from operator import attrgetter
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from rmp_deploy.converters.netx import file
-from rmp_deploy.converters.netx.from_netx import BIAS_EXP, INPUT_BITS
+from rmp_deploy.converters.netx.from_netx import BIAS_EXP, INPUT_BITS, of_content
 from rmp_deploy.converters.netx.weights import in_dense, of_synapse
 from rmp_deploy.errors import op_error
-from rmp_deploy.ir.graph import SpikingGraph
-from rmp_deploy.ir.ops import Flatten, LoihiConv2d, LoihiLIF, LoihiLinear, Shape
+from rmp_deploy.ir.graph import Rule, SpikingGraph
+from rmp_deploy.ir.ops import Flatten, LoihiConv2d, LoihiLIF, LoihiLinear, Op, Shape
+
+READOUT: Rule = "sum"  # what `from_netx` reads unless it is told another: a .net file has none
 
 
 def to_netx(graph: SpikingGraph, path: str | Path) -> Path:
     """Write a .net file: one chain of layers, each a synapse and its neurons.
 
     Neurons that read the input itself become the input layer, which netx feeds through biases; its weight is 1 and its
-    bias 0, so that data are those integers. dt, provenance and readout have no place in a .net file.
+    bias 0, so that data are those integers. What was made is read back before it is written: T, input, readout and
+    what every op computes must be equal. A .net file has no names, dt or provenance; no spike depends on them.
 
     Raises:
         RmpDeployError: an op that .net does not carry, ops that are not one chain, parameters that differ from neuron
-            to neuron, weights or biases that netx would change, or the folder cannot be written; one line.
+            to neuron, weights or biases that netx would change, a readout or an input that would come back as another,
+            or the folder cannot be written; one line.
     """
     layers: list[file.Content] = []
     value = graph.input.name
@@ -47,15 +52,50 @@ def to_netx(graph: SpikingGraph, path: str | Path) -> Path:
         elif isinstance(op, Flatten):
             layers.append({"type": "flatten", "shape": np.array(graph.shapes[op.name])})
         value = op.name
-    last = graph.ops[-1]
-    if graph.readout.value != last.name:
-        raise op_error(
-            "SpikingGraph", graph.name, f"readout = '{graph.readout.value}'", f"'{last.name}' [.net]", "Cut it"
-        )
+    _check_end(graph)
+    numbered = {str(i): layer for i, layer in enumerate(layers)}
+    content = {"layer": numbered, "simulation": {"Ts": np.array(1), "tSample": np.array(graph.T)}}
+    _check_same(graph, of_content(content, path))
+    return file.write(content, path)
+
+
+def _check_end(graph: SpikingGraph) -> None:
+    last, (value, rule) = graph.ops[-1], (graph.readout.value, graph.readout.rule)
+    if value != last.name:
+        raise op_error("SpikingGraph", graph.name, f"readout = '{value}'", f"'{last.name}' [.net]", "Cut it")
+    if rule != READOUT:
+        allowed, todo = f"'{READOUT}' over the steps [.net]", "Make it a sum, or use .onnx"
+        raise op_error("SpikingGraph", graph.name, f"readout rule = '{rule}'", allowed, todo)
     if isinstance(last, LoihiConv2d | Flatten):
         raise op_error(last.kind, last.name, "no neurons behind it", "a LoihiLIF at the end [.net]", "Add it")
-    numbered = {str(i): layer for i, layer in enumerate(layers)}
-    return file.write({"layer": numbered, "simulation": {"Ts": np.array(1), "tSample": np.array(graph.T)}}, path)
+
+
+def _check_same(graph: SpikingGraph, again: SpikingGraph) -> None:
+    for what in ("T", "readout.rule", "input.shape", "input.encoding", "input.message_bits"):
+        own, found = attrgetter(what)(graph), attrgetter(what)(again)
+        if own != found:
+            raise op_error(
+                "SpikingGraph", graph.name, f"{what} = {own}", f"{found}, as it would come back", "Use .onnx"
+            )
+    for op, twin in zip(graph.ops, again.ops, strict=True):
+        own, found = (_computed(o, graph.shapes[op.name]) for o in (op, twin))
+        lost = [what for what in own if what not in found or not np.array_equal(own[what], found[what])]
+        if type(op) is not type(twin) or lost:
+            what = f"{', '.join(lost) or 'the op'} would come back from .net as another"
+            raise op_error(op.kind, op.name, what, "what .net holds exactly", "Use .onnx")
+
+
+def _computed(op: Op, shape: Shape) -> dict[str, Any]:
+    """What an op computes with, however it is written: a weight with its exponent, parameters of every neuron."""
+    if isinstance(op, LoihiLIF):
+        given: dict[str, Any] = {"du": op.du, "dv": op.dv, "vth": op.vth, "bias": op.bias}
+        return {what: np.broadcast_to(values, shape) for what, values in given.items()}
+    if isinstance(op, LoihiLinear):
+        return {"weight": of_synapse(op.weight, op.weight_exp)}
+    if isinstance(op, LoihiConv2d):
+        geometry = {what: getattr(op, what) for what in ("stride", "padding", "dilation", "groups")}
+        return {"weight": of_synapse(op.weight, op.weight_exp), **geometry}
+    return {}
 
 
 def _spike_input(graph: SpikingGraph) -> file.Content:
@@ -68,9 +108,10 @@ def _spike_input(graph: SpikingGraph) -> file.Content:
 
 def _input(graph: SpikingGraph, op: LoihiLIF) -> file.Content:
     bits = graph.input.message_bits
-    if graph.input.encoding != "direct" or bits is None or bits > INPUT_BITS:
+    if graph.input.encoding != "direct" or bits != INPUT_BITS:
         what = f"input = {graph.input.encoding}, message_bits = {bits}"
-        raise op_error(op.kind, op.name, what, f"direct, 0..{INPUT_BITS} (a bias) [.net]", "Use .onnx")
+        todo = f"State message_bits = {INPUT_BITS} where there are fewer, or use .onnx"
+        raise op_error(op.kind, op.name, what, f"direct, {INPUT_BITS} (a bias) [.net]", todo)
     if (op.du != 4095).any() or op.bias.any():
         raise op_error(op.kind, op.name, "du other than 4095, or a bias", "neither at the input [.net]", "Use .onnx")
     one = {"weight": np.array(1.0, np.float32), "bias": np.array(0.0, np.float32)}

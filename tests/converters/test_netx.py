@@ -116,7 +116,7 @@ def conv_net(rng, on_spikes=True):
     if on_spikes:
         given = Input("x", (2, 8, 7), "time_series", 0)
     else:
-        given = Input("x", (2, 8, 7), "direct", 8)
+        given = Input("x", (2, 8, 7), "direct", 12)
         first = LoihiLIF(name="first", inputs=("x",), du=4095, dv=512, vth=120)
         ops = [first, replace(ops[0], inputs=("first",)), *ops[1:]]
     return SpikingGraph("conv", given, tuple(ops), Readout("c_lif", "sum"), 6)
@@ -138,8 +138,8 @@ def test_written_and_read_is_the_same_network(name, tmp_path):
     read = from_netx(to_netx(graph, tmp_path / "g.net"))
     x = samples(rng, graph, 5)
     ours = reference.run(graph, x, ("spikes", "v", "u"))
-    theirs = reference.run(replace(read, input=graph.input), x, ("spikes", "v", "u"))
-    assert read.T == graph.T
+    theirs = reference.run(read, x, ("spikes", "v", "u"))
+    assert (read.T, read.input, read.readout.rule) == (graph.T, graph.input, graph.readout.rule)
     for what in ("spikes", "v", "u"):
         pairs = zip(getattr(ours, what).values(), getattr(theirs, what).values(), strict=True)
         assert all((a == b).all() for a, b in pairs)
@@ -344,6 +344,12 @@ UNWRITABLE = {
     "a join": ((FC, Add(name="a", inputs=("fc", "fc")), replace(LIF, inputs=("a",))), {}, "Add 'a': op = Add, allowed"),
     "a branch": ((FC, LIF, replace(LIF, name="n")), {}, "LoihiLIF 'n': input = 'fc', allowed 'lif' (a chain)"),
     "readout": ((FC, LIF), {"readout": Readout("fc", "sum")}, "readout = 'fc', allowed 'lif'"),
+    "mean": ((FC, LIF), {"readout": Readout("lif", "mean")}, "readout rule = 'mean', allowed 'sum' over the steps"),
+    "last": ((FC, LIF), {"readout": Readout("lif", "last")}, "readout rule = 'last', allowed 'sum' over the steps"),
+    "read back": ((LoihiConv2d(name="c", inputs=("x",), weight=[[[[254]]]], weight_exp=2), replace(LIF, inputs=("c",))),
+                  {"input": Input("x", (1, 2, 2), "time_series", 0)}, "layer 1 ('conv'): weight = 1016..1016, allowed"),
+    "fewer bits": ((replace(LIF, inputs=("x",)),), {"input": Input("x", (3,), "direct", 3)},
+                   "LoihiLIF 'lif': input = direct, message_bits = 3, allowed direct, 12"),
 }  # fmt: skip
 
 
