@@ -19,7 +19,7 @@ import numpy.typing as npt
 from rmp_deploy.errors import RmpDeployError, op_error
 from rmp_deploy.hw_profiles import TERMS
 from rmp_deploy.ir.graph import SpikingGraph
-from rmp_deploy.ir.ops import LIF, AvgPool2d, Conv2d, Flatten, Linear, Op, Shape
+from rmp_deploy.ir.ops import LIF, AvgPool2d, BatchNorm, Conv2d, Flatten, Linear, Op, Shape
 from rmp_deploy.ir.trace import Trace
 
 InputKind = Literal["spikes", "real-valued", "mixed"]
@@ -145,10 +145,7 @@ def count(graph: SpikingGraph, trace: Trace, x: Samples | None = None) -> Counts
     """
     if trace.n_samples < 1:
         raise RmpDeployError(f"counts of graph '{graph.name}': samples = 0, allowed >= 1. Run the network first.")
-    for op in graph.ops:
-        if type(op) not in REACH and type(op) is not LIF:
-            allowed = ", ".join([*(kind.__name__ for kind in REACH), LIF.__name__])
-            raise op_error(op.kind, op.name, "counting rule = none", allowed, "Fold it (passes.fold_batchnorm)")
+    check(graph)
     values = _values(graph, trace, x)
     row_of = _row_of(graph)
     rows = []
@@ -164,6 +161,16 @@ def count(graph: SpikingGraph, trace: Trace, x: Samples | None = None) -> Counts
         neurons = next((op.name for op in ops if isinstance(op, LIF)), None)
         rows.append(LayerCounts(name, neurons, kind, counts, cached))
     return Counts(trace.n_samples, graph.T, tuple(rows))
+
+
+def check(graph: SpikingGraph) -> None:
+    """Raise RmpDeployError if `graph` has an op without a counting rule: ask before a run."""
+    for op in graph.ops:
+        if type(op) not in REACH and type(op) is not LIF:
+            allowed = ", ".join([*(kind.__name__ for kind in REACH), LIF.__name__])
+            fold, other = "Fold it (passes.fold_batchnorm)", f"{op.kind} is not counted: use a network without it"
+            todo = fold if isinstance(op, BatchNorm) else other
+            raise op_error(op.kind, op.name, "counting rule = none", allowed, todo)
 
 
 def twin(graph: SpikingGraph) -> Twin:

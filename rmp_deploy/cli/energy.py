@@ -65,6 +65,7 @@ def measure(
         deployed, pools = fold_pool(unfolded), "folded"
     except RmpDeployError as e:
         deployed, pools = unfolded, f"not folded: {e}"
+    counts.check(deployed)
     parts: list[counts.Counts] = []
     right = None if samples.y is None else 0
     done = 0

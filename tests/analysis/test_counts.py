@@ -9,11 +9,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from rmp_deploy.analysis.counts import Counts, count, fan_out, twin
+from rmp_deploy.cli import energy
 from rmp_deploy.errors import RmpDeployError
 from rmp_deploy.hw_profiles import TERMS
 from rmp_deploy.ir import reference
 from rmp_deploy.ir.graph import Input, Readout, SpikingGraph
-from rmp_deploy.ir.ops import LIF, AvgPool2d, BatchNorm, Conv2d, Flatten, Linear
+from rmp_deploy.ir.ops import LIF, AvgPool2d, BatchNorm, Conv2d, CubaLIF, Flatten, Linear
+from rmp_deploy.training.data import Samples
 
 RNG = np.random.default_rng(0)
 
@@ -394,6 +396,20 @@ def test_batch_norm_must_be_folded():
         run(graph, x)
     one_line(info)
     assert twin(graph).macs == 36  # an ANN folds it as well
+
+
+def test_what_is_not_counted_is_said_before_the_run():
+    """Samples of a wrong shape would stop the run: it is not reached."""
+    fc = Linear(name="fc", inputs=("x",), weight=np.ones((3, 4)))
+    cuba = CubaLIF(name="cuba", inputs=("fc",), decay=0.5, v_threshold=1.0, current_decay=0.5)
+    graph = graph_of(fc, cuba, shape=(4,))
+    samples = Samples("wrong", np.ones((2, 7), np.float32), None, "here")
+    with pytest.raises(RmpDeployError) as info:
+        energy.measure(graph, samples, [])
+    assert str(info.value) == (
+        "CubaLIF 'cuba': counting rule = none, allowed Linear, Conv2d, AvgPool2d, Flatten, LIF. "
+        "CubaLIF is not counted: use a network without it."
+    )
 
 
 def test_fan_out_is_of_a_synaptic_op():
