@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import itertools
+import tracemalloc
 from dataclasses import replace
 
 import numpy as np
 import pytest
 
-from rmp_deploy.analysis.bounds import largest_u
+from rmp_deploy.analysis.bounds import BOUNDS, largest_u
 from rmp_deploy.analysis.checks import CHECKS, dead_ends, silent_neurons, synaptic_depths, unequal_depths
 from rmp_deploy.ir import reference
 from rmp_deploy.ir.graph import Input, Readout, SpikingGraph
@@ -120,6 +121,38 @@ def test_a_map_of_one_axis_has_bounds_too():
     conv = Conv1d(name="c", inputs=("in",), weight=np.array([[[0.5, -1.0, 0.25]]]), padding=(1,))
     g = graph(lif("in", "x", decay=0.0, v_threshold=0.5), conv, lif("out", "c", decay=0.0), shape=(1, 4))
     np.testing.assert_array_equal(largest_u(g)["out"], [[0.25, 0.75, 0.75, 0.5]])  # the borders see two taps
+
+
+@pytest.mark.parametrize("lowest", [0.0, -1.5])
+@pytest.mark.parametrize("seed", range(6))
+def test_the_bounds_of_a_convolution_are_what_its_definition_gives_at_the_worst_input(lowest, seed):
+    """Each output's largest value, from the reference fed with the ends that the signs of its own weights ask for."""
+    rng = np.random.default_rng(seed)
+    groups, stride, padding, dilation = (int(rng.integers(low, 3)) for low in (1, 1, 0, 1))
+    size, geometry = (7, 6), {k: (v, v) for k, v in (("stride", stride), ("padding", padding), ("dilation", dilation))}
+    weight, bias = rng.normal(size=(4, 2, 3, 2)), rng.normal(size=4)
+    conv = Conv2d(name="c", inputs=("x",), weight=weight, bias=bias, groups=groups, **geometry)
+    low, high = np.full((2 * groups, *size), lowest), rng.integers(0, 2, (2 * groups, *size)).astype(np.float64)
+    found = BOUNDS[Conv2d](conv, 1, np.stack([low, high]))
+    positive, negative = (replace(conv, weight=clip(weight, 0), bias=None) for clip in (np.maximum, np.minimum))
+    at_low, at_high = ([reference.conv2d(part, x[None])[0] for part in (positive, negative)] for x in (low, high))
+    offset = conv.bias.astype(np.float64)[:, None, None]
+    np.testing.assert_allclose(found[0], at_low[0] + at_high[1] + offset, rtol=1e-12, atol=1e-12)
+    np.testing.assert_allclose(found[1], at_high[0] + at_low[1] + offset, rtol=1e-12, atol=1e-12)
+
+
+def test_bounds_hold_only_the_values_that_are_read_later():
+    """Sixty layers in a row need the memory of a few, beside the bounds that are asked for."""
+    n, layers = 20_000, 60
+    sources = ("s", *(f"p{i}" for i in range(layers - 1)))
+    pools = (AvgPool2d(name=f"p{i}", inputs=(s,), kernel=(1, 1), stride=(1, 1)) for i, s in enumerate(sources))
+    g = graph(lif("s", "x", decay=0.0), *pools, lif("out", f"p{layers - 1}"), shape=(1, 100, n // 100))
+    tracemalloc.start()
+    bounds = largest_u(g)
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    np.testing.assert_allclose(bounds["out"], 1.75, rtol=1e-11)  # 1 + 1/2 + 1/4
+    assert peak < 12 * bounds["out"].nbytes  # an interval is twice that; all of them 120 times
 
 
 def test_silent_neurons_are_named_and_stay_silent_downstream():
