@@ -16,7 +16,7 @@ from rmp_deploy.ir import reference
 from rmp_deploy.ir.graph import Input, Readout, SpikingGraph
 from rmp_deploy.ir.ops import LIF, Add, AvgPool2d, Concat
 from rmp_deploy.training import neurons
-from rmp_deploy.training.models import DirectEncoding, TimeDistributed
+from rmp_deploy.training.models import DirectEncoding, MeanOverTime, TimeDistributed
 
 SHAPE = (2, 6, 6)
 
@@ -35,7 +35,7 @@ class Step(nn.Module):
         super().__init__()
         torch.manual_seed(0)
         self.a, self.b = nn.Conv2d(2, 3, 3, padding=1), nn.Conv2d(2, 3, 3, padding="same")
-        self.c = nn.Conv2d(3, 3, 1)
+        self.c, self.b2 = nn.Conv2d(3, 3, 1), nn.Conv2d(2, 2, 1)
         self.fc = nn.Linear(3 * 6 * 6, 4)
         self.drop = nn.Dropout(0.5)
 
@@ -104,7 +104,7 @@ def kept_alive(m, x):
     ("body", "said"),
     [
         (kept_alive, "Returns: function 'iadd' in place changes a value that is used elsewhere, allowed a + b"),
-        (lambda m, x: x.add_(m.a(x)), "equal ones"),
+        (lambda m, x: x.add_(m.b2(x)), "function 'add_' in place changes a value that is used elsewhere"),
         (lambda m, x: m.a(x) + 1, "function 'add' of 1, allowed values of the network"),
         (lambda m, x: torch.add(m.a(x), m.b(x), alpha=2), "with alpha = 2, allowed 1"),
         (lambda m, x: m.a(x) * m.b(x), "function 'mul' has no op in the IR"),
@@ -186,6 +186,58 @@ def test_sequences_are_encoded_joined_and_read_out(rule, encode):
     for name, spikes in found.spikes.items():
         np.testing.assert_array_equal(traced.spikes[name], spikes)
         np.testing.assert_allclose(traced.v[name], found.v[name], atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    "repeated",
+    [
+        lambda x: x.unsqueeze(0).repeat(3, 2, 1, 1, 1),
+        lambda x: x.unsqueeze(0).repeat(3, 1, 1, 1, 2),
+        lambda x: x.unsqueeze(0).expand(3, 4, -1, -1, -1),
+    ],
+)
+def test_only_time_is_repeated(repeated):
+    class Repeats(Net):
+        def forward(self, x: Tensor) -> Tensor:
+            return self.first(repeated(x)).mean(0)
+
+    with pytest.raises(RmpDeployError, match=r"T, then -?1 for the other axes. Repeat over time alone"):
+        to_graph(Repeats(), SHAPE)
+
+
+def test_a_mean_over_time_is_not_joined_with_a_sequence():
+    """In torch it broadcasts: the mean, added at every step."""
+
+    class Mixed(Net):
+        def forward(self, x: Tensor) -> Tensor:
+            spikes = self.first(x.unsqueeze(0).repeat(3, 1, 1, 1, 1))
+            return (spikes + spikes.mean(0)).mean(0)
+
+    with pytest.raises(RmpDeployError, match="function 'add' after the readout, allowed the readout last"):
+        to_graph(Mixed(), SHAPE)
+
+
+class Pool(nn.Module):
+    def forward(self, x: Tensor) -> Tensor:
+        return F.max_pool2d(x, 3, stride=2, padding=1)
+
+
+def test_max_pooling_of_spikes_keeps_its_stride_and_padding():
+    torch.manual_seed(0)
+    layers = (neurons.IF(0.7), TimeDistributed(Pool()), nn.Flatten(2), nn.Linear(2 * 3 * 3, 4), MeanOverTime())
+    model = nn.Sequential(DirectEncoding(3), *layers).eval()
+    x = np.random.default_rng(0).random((8, *SHAPE), dtype=np.float32)
+    found = reference.run(to_graph(model, SHAPE), x)
+    with torch.no_grad():
+        np.testing.assert_allclose(found.output, model(torch.from_numpy(x)).numpy(), atol=1e-6)
+
+
+def test_a_layer_with_a_forward_of_its_own_is_refused():
+    model = returns(lambda m, x: m.a(x))()
+    conv = model.a.forward
+    model.a.forward = lambda x: 2 * conv(x)
+    with pytest.raises(RmpDeployError, match="Conv2d 'a': has a forward of its own, allowed that of its type"):
+        trace(model, SHAPE, Dialect(LAYERS))
 
 
 def test_a_function_is_named_by_the_module_that_calls_it():

@@ -41,7 +41,7 @@ class OwnModel(nn.Module):
             nn.Sequential(
                 OrderedDict(
                     conv=nn.Conv2d(2, 6, (3, 2), stride=(1, 2), padding=(2, 0), dilation=(2, 1), groups=2),
-                    norm=nn.BatchNorm2d(6, affine=False),
+                    norm=nn.BatchNorm2d(6, eps=0.1, affine=False),
                 )
             )
         )
@@ -137,6 +137,7 @@ class DataDependent(Functional):
         (net(TimeDistributed(nn.Conv2d(1, 2, 3, padding_mode="reflect")), LIF()), "padding_mode = 'reflect'"),
         (net(LIF(), TimeDistributed(nn.AvgPool2d(2, ceil_mode=True))), "AvgPool2d '2': ceil_mode = True"),
         (net(LIF(), TimeDistributed(nn.AvgPool2d(2, padding=1, count_include_pad=False))), "count_include_pad = False"),
+        (net(LIF(), TimeDistributed(nn.MaxPool2d(2, return_indices=True))), "return_indices = True, allowed False"),
         (net(LIF(), TimeDistributed(nn.AvgPool2d(2, divisor_override=3))), "divisor_override = 3"),
         (net(TimeDistributed(nn.BatchNorm2d(1, track_running_stats=False)), LIF()), "track_running_stats = False"),
         (net(LIF(), TimeDistributed(nn.Flatten(0))), "dims = 0..-1"),
