@@ -55,8 +55,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         code: int = args.run(args)
         sys.stdout.flush()
-    except RmpDeployError as e:
-        print(f"error: {' '.join(str(e).split())}", file=sys.stderr)
+    except (RmpDeployError, MemoryError) as e:
+        what = " ".join(str(e).split())
+        if isinstance(e, MemoryError):
+            what = f"not enough memory ({what or 'no more to be had'}). Use fewer samples or a smaller network."
+        print(f"error: {what}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         print("error: interrupted.", file=sys.stderr)

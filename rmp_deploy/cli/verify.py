@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import math
 import time
 from collections.abc import Callable, Sequence
 from functools import partial
@@ -10,12 +11,13 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
 from rmp_deploy import backends
 from rmp_deploy.analysis import parity
 from rmp_deploy.analysis.replay import replay
 from rmp_deploy.cli.common import add_data, add_file, correct, document, load_data, progress, show
-from rmp_deploy.errors import RmpDeployError
+from rmp_deploy.errors import RmpDeployError, op_error
 from rmp_deploy.ir import onnx_io
 from rmp_deploy.ir.graph import SpikingGraph
 from rmp_deploy.ir.trace import Record, Trace
@@ -23,6 +25,7 @@ from rmp_deploy.report import json as report
 from rmp_deploy.training.data import Samples
 
 RECORD: tuple[Record, ...] = ("spikes", "v")
+MAX_VALUES = 2**26  # of the golden samples that are checked together, over all steps
 LADDER = ("onnxruntime", "lava")  # after torch, where a run is given, and the NumPy reference
 
 
@@ -106,26 +109,58 @@ def check_golden(graph: SpikingGraph, file: str | Path) -> dict[str, Any] | None
 
     It holds where the expected counts are the reference's, the found ones ONNX Runtime's, the readout that of its own
     spikes, and the two backends agree up to ties: float rounding at a threshold may make the counts differ.
+
+    Raises:
+        RmpDeployError: `load_golden` refuses the file, or one sample is more than `MAX_VALUES`.
     """
     golden = onnx_io.load_golden(file)
     if golden is None:
         return None
+    together = _samples_together(graph)
+    layers: dict[str, dict[str, list[int]]] = {name: {"expected": [], "found": []} for name in golden.spike_count}
+    holds = True
+    for start in range(0, len(golden.x), together):
+        part = slice(start, start + together)
+        expected = {name: counts[part] for name, counts in golden.spike_count.items()}
+        found, right = _check_samples(graph, file, golden.x[part], expected)
+        holds = holds and right
+        for name, layer in layers.items():
+            layer["expected"] += expected[name]
+            layer["found"] += found[name]
+    return {"samples": len(golden.x), "holds": holds, "layers": layers}
+
+
+def _samples_together(graph: SpikingGraph) -> int:
+    """How many golden samples run at a time: a small file may ask for many steps of many neurons.
+
+    Raises:
+        RmpDeployError: one is too many.
+    """
+    size = {name: math.prod(shape) for name, shape in graph.shapes.items()}
+    kept = [graph.input.name, graph.readout.value, *(op.name for op in graph.spiking)]
+    values = sum(size.values()) + graph.T * sum(size[name] for name in kept)
+    if values > MAX_VALUES:
+        todo = "Give it fewer steps, or use simulate"
+        raise op_error("SpikingGraph", graph.name, f"values to check = {values:,}", f"{MAX_VALUES:,} a sample", todo)
+    return MAX_VALUES // values
+
+
+def _check_samples(
+    graph: SpikingGraph, file: str | Path, x: npt.NDArray[np.float32], expected: dict[str, list[int]]
+) -> tuple[dict[str, list[int]], bool]:
+    """The spike counts of samples `x` that ONNX Runtime finds, and whether all is as `check_golden` says."""
     from rmp_deploy.backends import onnxruntime
 
-    found = onnxruntime.run_file(file, golden.x)
-    layers = {
-        name: {"expected": expected, "found": found[f"spike_count/{name}"].tolist()}
-        for name, expected in golden.spike_count.items()
-    }
-    exact, traced = (backends.run(graph, golden.x, backend, RECORD) for backend in ("reference", "onnxruntime"))
-    own = replay(graph, golden.x, traced)
-    holds = (
-        parity.compare(graph, golden.x, exact, traced).holds
-        and {name: layer["expected"] for name, layer in layers.items()} == _spike_counts(exact)
-        and {name: layer["found"] for name, layer in layers.items()} == _spike_counts(traced)
-        and bool((np.abs(found["output"] - own.output) <= own.output_tolerance).all())
+    outputs = onnxruntime.run_file(file, x)
+    found: dict[str, list[int]] = {name: outputs[f"spike_count/{name}"].tolist() for name in expected}
+    exact, traced = (backends.run(graph, x, backend, RECORD) for backend in ("reference", "onnxruntime"))
+    own = replay(graph, x, traced)
+    return found, (
+        parity.compare(graph, x, exact, traced).holds
+        and expected == _spike_counts(exact)
+        and found == _spike_counts(traced)
+        and bool((np.abs(outputs["output"] - own.output) <= own.output_tolerance).all())
     )
-    return {"samples": len(golden.x), "holds": holds, "layers": layers}
 
 
 def _spike_counts(trace: Trace) -> dict[str, list[int]]:

@@ -22,7 +22,7 @@ from rmp_deploy.errors import RmpDeployError
 from rmp_deploy.ir import onnx_io
 from rmp_deploy.ir.graph import MAX_VALUES, Input, Readout, SpikingGraph
 from rmp_deploy.ir.onnx_io import properties, wire
-from rmp_deploy.ir.ops import LIF, Conv2d, Delay, Flatten, SumPool2d
+from rmp_deploy.ir.ops import LIF, Conv2d, Delay, Flatten, Linear, SumPool2d
 
 ROOT = Path(__file__).parents[2]
 
@@ -361,6 +361,55 @@ def test_a_property_that_costs_more_than_it_is_long_is_refused(file, bomb):
         changed.write_bytes(model.SerializeToString(deterministic=True))
         with pytest.raises(RmpDeployError, match="malformed"):
             onnx_io.load_golden(changed)
+
+
+def test_the_self_check_takes_as_many_samples_at_a_time_as_fit(file, monkeypatch, capsys):
+    values = "rmp_deploy.cli.verify.MAX_VALUES"
+    answers = []
+    for limit in (2**26, 6_000):  # both samples together; one at a time
+        monkeypatch.setattr(values, limit)
+        assert main(["verify", str(file), "--self", "--json"]) == 0
+        answers.append(json.loads(capsys.readouterr().out)["self_check"])
+    assert answers[0] == answers[1]
+    assert answers[0]["layers"]["lif1"]["found"] == onnx_io.load_golden(file).spike_count["lif1"]
+    monkeypatch.setattr(values, 100)
+    assert main(["verify", str(file), "--self"]) == 2
+    assert "values to check = " in capsys.readouterr().err
+
+
+def test_a_few_bytes_that_ask_for_terabytes_are_refused(tmp_path, capsys):
+    """65,535 steps of 4,096 neurons: they are counted before anything runs."""
+    name, n = "lif", 2**12
+    weight = np.zeros((n, 1), np.float32)
+    ops = (
+        Linear(name="fc", inputs=("x",), weight=weight),
+        LIF(name=name, inputs=("fc",), decay=0.5, v_threshold=1.0),
+    )
+    graph = SpikingGraph("g", Input("x", (1,), "direct"), ops, Readout(name, "sum"), T=1)
+    path = onnx_io.save(graph, tmp_path / "g.onnx", golden=np.zeros((1, 1)))
+    golden = entry(parsed(path), "golden").value
+    path = onnx_io.save(replace(graph, T=65_535), path)
+    model = parsed(path)
+    checksum = model.metadata_props.pop()
+    model.metadata_props.add(key="rmp_deploy.golden", value=golden)
+    model.metadata_props.append(checksum)
+    sign(model)
+    path.write_bytes(model.SerializeToString(deterministic=True))
+    assert main(["verify", str(path), "--self"]) == 2
+    error = capsys.readouterr().err
+    assert f"values to check = {1 + 2 * n + 65_535 * (1 + 2 * n):,}, allowed 67,108,864 a sample" in error
+    assert error.count("\n") == 1
+
+
+def test_memory_that_runs_out_is_one_line(file, monkeypatch, capsys):
+    def no_memory(args):
+        np.empty(2**57, np.float64)
+
+    monkeypatch.setattr("rmp_deploy.cli.check.run", no_memory)
+    assert main(["check", str(file)]) == 2
+    error = capsys.readouterr().err
+    assert error.startswith("error: not enough memory (Unable to allocate 1.00 EiB")
+    assert error.count("\n") == 1
 
 
 # -- what is not written -----------------------------------------------------------------------------------------------
