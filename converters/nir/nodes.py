@@ -263,7 +263,8 @@ def _integers(node: nir.NIRNode, site: Site, what: str, n: int) -> tuple[int, ..
     values = _numbers(node, site, what).reshape(-1)
     whole = bool((values == np.rint(values)).all() and np.abs(values).max() < 2**31)
     if values.size not in (1, n) or not whole:
-        raise _refused(node, site, f"{what} = {getattr(node, what)}", f"{n} whole number{'s' * (n > 1)}", "Correct it")
+        found = f"{what} = {values.tolist()!r:.80}"
+        raise _refused(node, site, found, f"{n} whole number{'s' * (n > 1)}", "Correct it")
     return tuple(int(v) for v in np.broadcast_to(values, n))
 
 
@@ -275,8 +276,8 @@ def _pair(values: tuple[int, ...]) -> ops.Pair:
 def check_stated(node: nir.NIRNode, name: str, what: str, stated: Any, shape: Shape) -> None:
     """Refuse a shape that a node states, unless it is that of the value at that place; None states nothing."""
     if stated is not None and np.asarray(stated).reshape(-1).tolist() != list(shape):
-        todo = "Correct it, or the nodes before it"
-        raise op_error(type(node).__name__, name, f"{what} = {stated}", f"{shape}, what reaches it", todo)
+        found, todo = f"{what} = {np.asarray(stated).tolist()!r:.80}", "Correct it, or the nodes before it"
+        raise op_error(type(node).__name__, name, found, f"{shape}, what reaches it", todo)
 
 
 def per_channel(kind: str, name: str, what: str, full: F64) -> F64:

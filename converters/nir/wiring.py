@@ -55,7 +55,7 @@ def wiring(graph: nir.NIRGraph) -> Wiring:
         raise op_error("Input", input_port, "shape = none", "sizes >= 1", "State one sample's shape, without time")
     sizes = np.asarray(shape).reshape(-1)
     if sizes.dtype.kind not in "iuf" or not np.isfinite(sizes).all() or (sizes != np.rint(sizes)).any():
-        raise op_error("Input", input_port, f"shape = {shape}", "whole numbers", "Correct it")
+        raise op_error("Input", input_port, f"shape = {sizes.tolist()!r:.80}", "whole numbers", "Correct it")
     taken = {_legal(name) for name, node in flat.nodes.items() if not isinstance(node, nir.Input | nir.Output)}
     name = _legal(input_port) if _is_legal(input_port) else INPUT
     while name in taken:

@@ -321,7 +321,7 @@ REFUSED = [
     ),
     (
         chain(nir.Conv2d((9, 9), np.ones((2, 1, 3, 3)), 1, 0, 1, 1, np.zeros(2)), shape=(1, 5, 7), out=(2, 3, 5)),
-        "Conv2d 'n0': input_shape = (9, 9), allowed (5, 7), what reaches it",
+        "Conv2d 'n0': input_shape = [9, 9], allowed (5, 7), what reaches it",
     ),
     (
         chain(nir.Conv1d(9, np.ones((2, 1, 3)), 1, 0, 1, 1, np.zeros(2)), shape=(1, 5), out=(2, 3)),
@@ -329,7 +329,7 @@ REFUSED = [
     ),
     (
         chain(nir.Flatten({"input": np.array([2, 3])}, 0, -1), shape=(3, 2), out=(6,)),
-        "Flatten 'n0': input_type = [2 3]",
+        "Flatten 'n0': input_type = [2, 3]",
     ),
     (chain(lif(), out=(99,)), "Output 'output': shape = [99], allowed (3,), what reaches it"),
     (
