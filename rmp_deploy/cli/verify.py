@@ -140,7 +140,7 @@ def _samples_together(graph: SpikingGraph) -> int:
     kept = [graph.input.name, graph.readout.value, *(op.name for op in graph.spiking)]
     values = sum(size.values()) + graph.T * sum(size[name] for name in kept)
     if values > MAX_VALUES:
-        todo = "Give it fewer steps, or use simulate"
+        todo = "Export it with fewer steps"
         raise op_error("SpikingGraph", graph.name, f"values to check = {values:,}", f"{MAX_VALUES:,} a sample", todo)
     return MAX_VALUES // values
 

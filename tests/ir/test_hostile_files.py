@@ -695,6 +695,15 @@ def test_a_pair_that_cannot_be_written_leaves_what_was_there(pair, convnet):
     assert {p.name for p in path.parent.iterdir()} == {"net.onnx", "net.onnx.data"}
 
 
+def test_data_that_a_renamed_model_needs_is_left_by_a_smaller_network(pair, convnet, monkeypatch):
+    graph, path, data = pair
+    renamed, content = path.rename(path.with_name("renamed.onnx")), data.read_bytes()
+    monkeypatch.setattr("rmp_deploy.ir.onnx_io.external.MAX_INSIDE", 2**31)
+    assert onnx_io.load(onnx_io.save(convnet(), path)) == convnet()
+    assert data.read_bytes() == content
+    assert onnx_io.load(renamed) == graph
+
+
 def test_every_backend_and_the_self_check_take_a_pair(pair, images):
     graph, path, _ = pair
     x = images(4)

@@ -34,7 +34,8 @@ def save(graph: SpikingGraph, path: str | Path, golden: npt.NDArray[Any] | None 
 
     `golden` samples [N, *shape] go into the file together with the spike counts that the NumPy reference finds for
     them, so that any copy of the file can be checked by `rmp-deploy verify --self` or by hand. Weights of more than
-    2 GiB go into a second file beside it, `<path>.data`. No weight is held twice in memory.
+    2 GiB go into a second file beside it, `<path>.data`; one that an earlier network left there is left as it is, for
+    another model may refer to it. No weight is held twice in memory.
 
     Raises:
         RmpDeployError: `path` is no regular file, its folder cannot be written, the golden samples do not fit the
