@@ -120,6 +120,11 @@ def _node(
     )
 
 
+def _memories(layer: nn.Module) -> dict[str, Any]:
+    """Where SpikingJelly holds v, and whatever else `reset_net` resets."""
+    return layer._memories if isinstance(layer, MemoryModule) else {}
+
+
 def _adaptive_avg_pool2d(pool: layer.AdaptiveAvgPool2d, path: str, shape: ops.Shape) -> nn.Module:
     """As torch's, in the step mode of the layer."""
     fixed: Any = SIZED[nn.AdaptiveAvgPool2d](pool, path, shape)
@@ -221,6 +226,7 @@ SINGLE_STEP = Dialect(
     converters={**LAYERS, **ANY_MODE_LAYERS, **_in_step_mode("s", STEP_MODE_LAYERS)},
     sized=SIZED_LAYERS,
     leaves=LEAVES,
+    memories=_memories,
 )
 MULTI_STEP = Dialect(
     converters={**SEQUENCE_LAYERS, **ANY_MODE_LAYERS, **_in_step_mode("m", STEP_MODE_LAYERS)},

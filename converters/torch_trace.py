@@ -15,10 +15,19 @@ from typing import Any
 
 import torch
 from torch import fx, nn
+from torch.utils._pytree import tree_leaves
 
+from rmp_deploy.converters.torch_attributes import attributes, differ, random_numbers, restored
 from rmp_deploy.converters.torch_functions import FUNCTIONS, INPUT, METHODS, Call, Handler, Value
 from rmp_deploy.converters.torch_layers import LAYERS, SIZED, Converters, refused
-from rmp_deploy.converters.torch_states import State, call_with_states, check_not_reset, check_states
+from rmp_deploy.converters.torch_states import (
+    PassedState,
+    State,
+    check_returned,
+    check_states,
+    optional_and_required,
+    the_value,
+)
 from rmp_deploy.errors import RmpDeployError
 from rmp_deploy.ir.graph import Rule
 from rmp_deploy.ir.ops import LI, LIF, Delay, Flatten, Op, Shape
@@ -39,6 +48,7 @@ class Dialect:
         leaves: layers that are never traced through: converted, or refused by name.
         stateful: layers that take and return states -> what they return, given their value and module path.
         keep_state: whether such a layer goes on from its own state where it is given none, or begins anew.
+        memories: where a layer holds its states by name, if not in buffers; a forward of one step leaves them alone.
     """
 
     converters: Converters
@@ -49,6 +59,7 @@ class Dialect:
     leaves: tuple[type[nn.Module], ...] = ()
     stateful: Mapping[type[nn.Module], Callable[[Any, Any, str], Any]] = field(default_factory=dict)
     keep_state: bool = True
+    memories: Callable[[nn.Module], dict[str, Any]] = lambda layer: {}
 
     @property
     def in_step(self) -> Dialect:
@@ -90,29 +101,26 @@ def trace(model: nn.Module, input_shape: Shape, dialect: Dialect, leading: int =
         for name, parameter in layer.named_parameters(recurse=False):
             if parameter.dtype != torch.float32:
                 raise refused(layer, path, f"{name}.dtype = {parameter.dtype}", "torch.float32", "Call model.float()")
-    attributes = {module: dict(vars(module)) for module in model.modules()}  # a forward may set some
-    model.eval()
-    try:
+    with restored(model):
+        model.eval()
         walk = _Walk(type(model).__name__, dialect, Value(INPUT, leading, tuple(input_shape)))
         value = walk.into(model, "", dialect, walk.input)
-    finally:
-        for module, before in attributes.items():
-            vars(module).clear()
-            vars(module).update(before)
     return Traced(tuple(walk.ops), value.name, value.rule, walk.T)
 
 
 class _Root(nn.Module):
-    """The module to trace as a child: so it may be a layer itself, and its optional arguments keep their defaults."""
+    """The module to trace as a child: so it may be a layer itself, and is given its arguments by name."""
 
-    def __init__(self, module: nn.Module, stateful: bool) -> None:
+    def __init__(self, module: nn.Module, arguments: list[PassedState]) -> None:
         super().__init__()
         self.add_module(ROOT, module)
-        self.stateful = stateful
+        self.arguments = arguments
+        self.returned: object = None
 
     def forward(self, x: Any) -> Any:
         module = getattr(self, ROOT)
-        return call_with_states(module, x) if self.stateful else module(x)
+        self.returned = module(x, **{argument.name: argument for argument in self.arguments})
+        return the_value(module, self.returned)
 
 
 class _Proxy(fx.Proxy):
@@ -125,9 +133,9 @@ class _Proxy(fx.Proxy):
 class _Tracer(fx.Tracer):
     """A layer that somebody converts or refuses by name is one node; everything else is traced through."""
 
-    def __init__(self, known: set[type[nn.Module]], dialect: Dialect, path: str, first_step: bool) -> None:
+    def __init__(self, known: set[type[nn.Module]], dialect: Dialect, path: str, step: int) -> None:
         super().__init__()
-        self.known, self.dialect, self.path, self.first_step = known, dialect, path, first_step
+        self.known, self.dialect, self.path, self.step = known, dialect, path, step
 
     def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
         ours = type(m) in self.known or isinstance(m, self.dialect.leaves)
@@ -142,11 +150,18 @@ class _Tracer(fx.Tracer):
                 raise refused(m, path, "called with a state", "spikes or currents", "Use a layer that takes none")
             return super().call_module(m, forward, args, kwargs)
         (_, x), *states = inspect.signature(m.forward).bind(*args, **kwargs).arguments.items()
-        check_states(m, path, dict(states), self.first_step, self.dialect.keep_state)
-        return self.dialect.stateful[type(m)](m, super().call_module(m, forward, (x,), {}), path)
+        check_states(m, path, dict(states), self.step, self.dialect.keep_state)
+        returned = self.dialect.stateful[type(m)](m, super().call_module(m, forward, (x,), {}), path)
+        for new in tree_leaves(returned):
+            if isinstance(new, State):
+                new.step = self.step
+        return returned
 
     def proxy(self, node: fx.Node) -> fx.Proxy:
         return _Proxy(node, self)
+
+
+_Step = tuple[_Root, fx.Graph, _Tracer]
 
 
 class _Walk:
@@ -160,32 +175,77 @@ class _Walk:
         self.paths: set[str] = set()  # of modules: no function's op takes such a name
         self.names: set[str] = set()
         self.neurons: set[nn.Module] = set()  # whose one state is taken
+        self.memories: set[int] = set()  # storages of values that may be a neuron's own state
 
     def into(self, module: nn.Module, path: str, dialect: Dialect, x: Value) -> Value:
         """Trace `module`, which stands at `path`, and walk its nodes from the value `x`."""
-        known = {*self.dialect.converters, *dialect.converters, *dialect.per_step, *dialect.encoders}
-        tracer = _Tracer(known, dialect, path, first_step=False)
-        root = _Root(module, stateful=bool(dialect.stateful))
         self.paths |= {_joined(path, name) for name, _ in module.named_modules()}
+        before = random_numbers()
         try:
-            if dialect.stateful:  # so that states stand where later steps find them
-                _Tracer(known, dialect, path, first_step=True).trace(root)
-            neurons = {name: m for name, m in module.named_modules() if type(m) in dialect.stateful}
-            held = {name: dict(m.named_buffers()) for name, m in neurons.items()}
-            graph = tracer.trace(root)
-            for name, neuron in neurons.items():
-                check_not_reset(neuron, _joined(path, name), held[name])
+            steps = self._one_step if x.leading == 1 else self._sequence
+            root, graph, tracer = steps(module, path, dialect)
         except RmpDeployError:
             raise
         except Exception as e:  # of a stranger's forward
             reason = (str(e).splitlines() or [type(e).__name__])[0].rstrip(".")
             what = f"{self.kind}: cannot be traced ({reason})"
             raise RmpDeployError(f"{what}. Use no data-dependent control flow.") from e
+        if random_numbers() != before:
+            what = f"{self.kind}: its forward draws random numbers, allowed the same in every step"
+            raise RmpDeployError(f"{what}. Switch it off in eval mode.")
         value = _Nodes(self, root, path, dialect, x, graph, tracer.node_name_to_scope).run(x)
         if not isinstance(value, Value) or value.unsqueezed:
             what = f"{self.kind}: returns {type(value).__name__}, allowed one value of the network"
             raise RmpDeployError(f"{what}. Return that alone.")
         return value
+
+    def _trace(self, module: nn.Module, path: str, dialect: Dialect, names: list[str], step: int) -> _Step:
+        """One call of `module`, with a state for each of `names`."""
+        known = {*self.dialect.converters, *dialect.converters, *dialect.per_step, *dialect.encoders}
+        tracer = _Tracer(known, dialect, path, step)
+        root = _Root(module, [PassedState(name) for name in names])
+        graph = tracer.trace(root)
+        if any(used.graph is not graph for node in graph.nodes for used in node.all_input_nodes):
+            what = f"{self.kind}: uses a value that an earlier call has kept, allowed those of this one"
+            raise RmpDeployError(f"{what}. Keep memory in neurons.")
+        return root, graph, tracer
+
+    def _sequence(self, module: nn.Module, path: str, dialect: Dialect) -> _Step:
+        """The one call for a sequence, from no state on."""
+        return self._trace(module, path, dialect, optional_and_required(module)[1] if dialect.stateful else [], 0)
+
+    def _one_step(self, module: nn.Module, path: str, dialect: Dialect) -> _Step:
+        """The call that stands for all steps: the first, with states where they must be, and two more are the same."""
+        optional, required = optional_and_required(module) if dialect.stateful else ([], [])
+        stand_ins = [(m, name, dialect.memories(m)) for m in module.modules() for name in dialect.memories(m)]
+        held = {(m, name): (memories[name], State(name)) for m, name, memories in stand_ins}
+        for m, name, memories in stand_ins:
+            memories[name] = held[m, name][1]
+        try:
+            first = self._trace(module, path, dialect, required, 0)
+            second = self._trace(module, path, dialect, [*required, *optional], 1)
+            before = attributes(module)
+            # an option that is no state keeps its default
+            names = [a.name for a in second[0].arguments if a.taken or a.name in required]
+            root, graph, tracer = self._trace(module, path, dialect, names, 2)
+            after = attributes(module)
+            moved = [(m, name) for m, name, memories in stand_ins if memories.get(name) is not held[m, name][1]]
+        finally:
+            for m, name, memories in stand_ins:
+                memories[name] = held[m, name][0]
+        layers = dict(module.named_modules())
+        paths = {layer: name for name, layer in layers.items()}
+        changed = [(paths[m], name) for m, name in moved]
+        changed += [key for key in after if key not in before or differ(before[key], after[key])]
+        for name, attribute in changed:
+            todo = "Keep states in neurons, and reset them outside of forward, before the first step"
+            found = f"'{attribute}' changed by the forward of every step"
+            raise refused(layers[name], _joined(path, name), found, "nothing but states", todo)
+        if str(first[1]) != str(graph):
+            what = f"{self.kind}: the forward of a later step differs from that of the first, allowed the same in all"
+            raise RmpDeployError(f"{what}. Use no control flow that depends on steps or states.")
+        check_returned(module, root.returned, root.arguments, step=2)
+        return root, graph, tracer
 
     def emit(self, ops: list[Op], like: Value) -> Value:
         """Append ops; the value of the last one, or `like` itself if there are none."""
@@ -268,7 +328,10 @@ class _Nodes(fx.Interpreter):
                 todo = "Use one neuron layer per place, and keep a loop over time outside of the model"
                 raise refused(layer, path, "called twice", "once: it has one state", todo)
             self.walk.neurons.add(neuron or layer)
-        return self.walk.emit(made, source)
+        value = self.walk.emit(made, source)
+        if source.leading == 1 and any(isinstance(op, LIF | LI | Delay) for op in made):
+            self.walk.memories.add(value.storage)
+        return value
 
     def _encode(self, T: int) -> Value:
         self.walk.T = T
@@ -315,7 +378,9 @@ class _Nodes(fx.Interpreter):
         return handler(*bound.args, **bound.kwargs)
 
     def _read_later(self, x: Value) -> bool:
-        """True if a later node, or whoever passed it in, reads the memory of `x`."""
+        """True if a later node, a neuron in its next step, or whoever passed it in, reads the memory of `x`."""
+        if x.storage in self.walk.memories:
+            return True
         done = self.user_to_last_uses.get(self.node, [])
         waiting = [v for node, v in self.env.items() if node.users and node not in done]
         return any(isinstance(v, Value) and v.storage == x.storage for v in (self.x, *waiting))

@@ -225,6 +225,46 @@ class ForgetsAPart(Own):
         return self.rest(spikes)[0], state
 
 
+class DropsItsState(Own):
+    def forward(self, x, state=None):
+        spikes, state = self.lif1(self.fc1(x), state)
+        return spikes
+
+
+class SwapsStates(Own):
+    def forward(self, x, state=None):
+        spikes, first = self.lif1(self.fc1(x), None if state is None else state[1])
+        spikes, others = self.rest(spikes, None if state is None else state[0])
+        return spikes, [first, others]
+
+
+class WritesIntoV(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.fc, self.li, self.lif = nn.Linear(10, 10), norse.LICell(), norse.LIFCell()
+
+    def forward(self, x, state, other):
+        v, state = self.li(self.fc(x), state)
+        v += x
+        v, other = self.lif(v, other)
+        return v, state, other
+
+
+@pytest.mark.parametrize(
+    ("model", "said"),
+    [
+        (DropsItsState(), "DropsItsState: takes 1 states and returns 0, allowed as many"),
+        (norse.Lift(DropsItsState()), "takes 1 states and returns 0, allowed as many"),
+        (SwapsStates(), "SwapsStates: returns something else in place of 'state'"),
+        (WritesIntoV(), "function 'iadd' in place changes a value that is used elsewhere"),
+    ],
+)
+def test_every_state_comes_back_to_its_cell(model, said):
+    with pytest.raises(RmpDeployError) as e:
+        to_graph(model, (10,), T, readout="mean")
+    assert said in str(e.value)
+
+
 @pytest.mark.parametrize(("kind", "where"), [(BeginsAnew, "LIFCell 'lif1'"), (ForgetsAPart, "LIFBoxCell 'rest.1'")])
 def test_a_cell_without_its_state_would_begin_anew(kind, where):
     with pytest.raises(RmpDeployError) as e:

@@ -233,6 +233,94 @@ class LoopsOverTime(Net):
         return torch.stack([self.lif1(self.fc1(x))[0] for _ in range(T)])
 
 
+class OneStateForTwo(Net):
+    def forward(self, x, mem):
+        spk1, _ = self.lif1(self.fc1(x), mem)
+        spk2, _, mem = self.lif2(self.fc2(spk1), mem, mem)
+        return spk2, mem
+
+
+class SwapsParts(Net):
+    def forward(self, x, syn2, mem2):
+        spk2, syn2, mem2 = self.lif2(self.fc1(x), mem2, syn2)
+        return spk2, syn2, mem2
+
+
+class ReturnsOutOfOrder(TakesStates):
+    def forward(self, x, mem1, syn2, mem2):
+        spk2, mem1, syn2, mem2 = super().forward(x, mem1, syn2, mem2)
+        return spk2, mem2, syn2, mem1
+
+
+class ReturnsTooFew(TakesStates):
+    def forward(self, x, mem1, syn2, mem2):
+        spk2, mem1, syn2, mem2 = super().forward(x, mem1, syn2, mem2)
+        return spk2, syn2, mem2
+
+
+class SetsTheValue(Net):
+    def forward(self, x, mem1):
+        mem1.data = torch.zeros(1, 20)
+        return self.lif1(self.fc1(x), mem1)
+
+
+class TwoStepsLate(Net):
+    def forward(self, x):
+        spk1, new = self.lif1(self.fc1(x), self.mem1)
+        self.mem1, self.mem2 = self.mem2, new
+        return spk1
+
+
+class ZeroesItself(Net):
+    def forward(self, x):
+        self.lif1.mem.mul_(0.0)
+        return self.lif1(self.fc1(x))[0]
+
+
+class Counts(Net):
+    t = 0
+
+    def forward(self, x):
+        self.t += 1
+        return self.lif1(self.fc1(x))[0]
+
+
+class FirstStepDiffers(Net):
+    first = True
+
+    def forward(self, x):
+        current = self.fc1(x)
+        spk1 = self.lif1(current if self.first else current + current)[0]
+        self.first = False
+        return spk1
+
+
+class Draws(Net):
+    def forward(self, x):
+        current = self.fc1(x)
+        return self.lif1(current if torch.rand(()) < 2 else current + current)[0]
+
+
+class FeedsBack(Net):
+    def forward(self, x):
+        current = self.fc1(x)
+        if self.mem1 is not None:
+            current = current + self.mem1
+        self.mem1 = self.lif1(current)[0]
+        return self.mem1
+
+
+class WritesIntoItsState(Net):
+    def __init__(self):
+        super().__init__()
+        self.lif1 = snn.RLeaky(0.9, linear_features=20)
+
+    def forward(self, x):
+        spk1 = self.lif1(self.fc1(x))[0]
+        spk1 += self.fc1(x)
+        return self.fc2(spk1)
+
+
 class ReturnsThePotential(Net):
     def forward(self, x):
         return self.lif1(self.fc1(x))[1]
@@ -252,13 +340,28 @@ class ChangesTheState(Net):
     ("kind", "said"),
     [
         (BeginsAnew, "Leaky 'lif1': mem = a new Tensor, allowed its own, of the step before"),
-        (ResetsItself, "Leaky 'lif1': reset by the forward of every step"),
+        (ResetsItself, "Leaky 'lif1': 'mem' changed by the forward of every step"),
         (MixesUpStates, "Synaptic 'lif2': syn = 'mem' of lif2"),
         (OthersState, "Synaptic 'lif2': mem = 'mem' of lif1"),
+        (OneStateForTwo, "Synaptic 'lif2': syn = 'mem', which another takes too"),
+        (SwapsParts, "SwapsParts: returns something else in place of 'syn2'"),
+        (ReturnsOutOfOrder, "ReturnsOutOfOrder: returns something else in place of 'mem1'"),
+        (ReturnsTooFew, "ReturnsTooFew: takes 3 states and returns 2"),
+        (SetsTheValue, "SetsTheValue: cannot be traced ('PassedState' object has no attribute 'data')"),
+        (TwoStepsLate, "Leaky 'lif1': mem = 'mem' of lif1"),
+        (ZeroesItself, "Leaky 'lif1': 'mem' changed by the forward of every step"),
+        (Counts, "Counts '': 't' changed by the forward of every step"),
+        (FirstStepDiffers, "FirstStepDiffers: the forward of a later step differs from that of the first"),
+        (Draws, "Draws: its forward draws random numbers"),
+        (FeedsBack, "FeedsBack: uses a value that an earlier call has kept"),
+        (WritesIntoItsState, "function 'iadd' in place changes a value that is used elsewhere"),
         (LoopsOverTime, "Leaky 'lif1': called twice"),
         (ReturnsThePotential, "ReturnsThePotential: returns a state"),
         (UsesThePotential, "Linear 'fc2': called with a state"),
-        (ChangesTheState, "ChangesTheState: cannot be traced (unsupported operand type(s) for *: 'float' and 'State')"),
+        (
+            ChangesTheState,
+            "ChangesTheState: cannot be traced (unsupported operand type(s) for *: 'float' and 'PassedState')",
+        ),
     ],
 )
 def test_a_state_only_goes_back_to_its_neuron(kind, said):
@@ -266,6 +369,18 @@ def test_a_state_only_goes_back_to_its_neuron(kind, said):
         to_graph(kind(), (10,), T, readout="mean")
     assert said in str(e.value)
     assert "\n" not in str(e.value)
+
+
+class Masked(Net):
+    def forward(self, x, mem1, mask=None):
+        return self.lif1(self.fc1(x) if mask is None else self.fc1(self.fc1(x)), mem1)
+
+
+def test_an_argument_that_no_neuron_takes_keeps_its_default(lively, samples, same_network):
+    model = lively(Masked(), gain=3)
+    x = samples(10)
+    graph = to_graph(model, (10,), T, readout="mean")
+    same_network(graph, x, run(model, x, graph, (None,)))
 
 
 @pytest.mark.parametrize("mechanism", ["subtract", "zero"])

@@ -201,6 +201,50 @@ def test_a_neuron_that_stands_in_two_containers_has_one_state():
         to_graph(nn.Sequential(*containers), (8,), T, readout="mean")
 
 
+class ResetsItself(nn.Module):
+    def __init__(self, mode):
+        super().__init__()
+        self.fc, self.lif, self.seen = layer.Linear(8, 8), neuron.LIFNode(), []
+        self.register_buffer("calls", torch.zeros(()))
+        functional.set_step_mode(self, mode)
+
+    def forward(self, x):
+        functional.reset_net(self)
+        return self.lif(self.fc(x))
+
+
+class SetsV(ResetsItself):
+    def forward(self, x):
+        spikes = self.lif(self.fc(x))
+        self.lif.v = 0.0
+        return spikes
+
+
+class Records(ResetsItself):
+    def forward(self, x):
+        spikes = super().forward(x)
+        self.seen.append(spikes)
+        self.calls += 1
+        return spikes
+
+
+@pytest.mark.parametrize("kind", [ResetsItself, SetsV])
+def test_a_step_leaves_the_neurons_alone(kind):
+    with pytest.raises(RmpDeployError, match="LIFNode 'lif': 'v' changed by the forward of every step"):
+        to_graph(kind("s"), (8,), T, readout="mean")
+
+
+def test_a_sequence_may_begin_with_a_reset_and_what_it_records_is_taken_back(lively, samples, same_network):
+    model = lively(Records("m"), gain=3)
+    seen, calls = model.seen, model.calls
+    x = samples(8)
+    graph = to_graph(model, (8,), T, readout="mean")
+    assert model.seen is seen
+    assert model.calls is calls
+    assert (seen, calls.item()) == ([], 0)
+    same_network(graph, x, run(model, x, graph))
+
+
 @pytest.mark.parametrize("v_reset", [0.0, None, -1.0])
 def test_neurons_fire_at_equality_as_in_spikingjelly(v_reset):
     """Multiples of 1/4 add up without rounding: every step where u is the threshold itself counts."""
