@@ -48,8 +48,10 @@ def to_graph(
         if x.ndim > 0 and x.is_floating_point() and x.dtype != torch.float32:
             found = f"{type(model).__name__}: '{path}' = {x.dtype}, allowed torch.float32"
             raise RmpDeployError(f"{found}. Use model.float(), and see that it is still as good.")
-    traced = trace(model, tuple(input_shape), dialect, leading)
     kind = type(model).__name__
+    if T is not None and type(T) is not int:
+        raise RmpDeployError(f"{kind}: T = {T!r}, allowed a whole number. Set the number of time steps.")
+    traced = trace(model, input_shape, dialect, leading)
     if (traced.T is None) == (T is None):
         given = "nowhere" if T is None else f"twice, {traced.T} in the model"
         raise RmpDeployError(f"{kind}: T = {T} given {given}, allowed once. Pass T, or repeat the input in the model.")

@@ -121,6 +121,7 @@ def _neuron(
     current_decay: F64 | None = None,
 ) -> ops.LIF:
     """What all neurons share: they fire at ``u > v_th``."""
+    _check_functions(cell, path)
     if cell.p.method not in HEAVISIDE:
         raise refused(cell, path, f"method = {cell.p.method!r}", ", ".join(HEAVISIDE), "Use one that fires at > 0")
     threshold = number(cell.p.v_th)
@@ -135,6 +136,15 @@ def _neuron(
         gain=gain,
         current_decay=current_decay,
     )
+
+
+def _check_functions(cell: nn.Module, path: str) -> None:
+    """Every cell holds its functions as attributes: Norse's own, and the state that its type begins with."""
+    module = getattr(cell.activation, "__module__", "") or ""
+    if not module.startswith("norse.torch.functional."):
+        raise refused(cell, path, "has an activation of its own", "Norse's", "Make a new cell")
+    if cell.state_fallback != getattr(cell, "initial_state", None):
+        raise refused(cell, path, "has a state_fallback of its own", "initial_state", "Make a new cell")
 
 
 class _Integrator(nn.Module):
@@ -155,6 +165,7 @@ def _integrator(layer: _Integrator, path: str, inputs: tuple[str, ...]) -> list[
     The gain is a BatchNorm before it, which `passes.fold_batchnorm` puts into the weights.
     """
     cell, ones = layer.cell, np.ones(layer.shape[0], np.float32)
+    _check_functions(cell, path)
     leak = cell.dt * number(cell.p.tau_mem_inv)
     rest = number(cell.p.v_leak).ravel()
     if rest.any():

@@ -7,7 +7,7 @@ from typing import Any, TypeAlias
 
 from spikingjelly.activation_based import layer, neuron, surrogate
 from spikingjelly.activation_based.base import MemoryModule
-from torch import nn
+from torch import Tensor, nn
 
 from rmp_deploy.converters import framework_graph, membrane_units, torch_layers
 from rmp_deploy.converters.membrane_units import F64, number
@@ -102,6 +102,8 @@ def _node(
     if type(node.v_threshold) is not float:
         found = f"v_threshold is of type {type(node.v_threshold).__name__}"
         raise refused(node, path, found, "a float", "Set one threshold for the layer")
+    if isinstance(node.v_reset, Tensor):
+        raise refused(node, path, "v_reset is of type Tensor", "a float or None", "Set one v_reset for the layer")
     start = node.get_reset_value("v")
     if start != (node.v_reset or 0.0):
         raise refused(node, path, f"v before the first step = {start}", "v_reset", "Use set_reset_value('v', v_reset)")
@@ -128,6 +130,8 @@ def _memories(layer: nn.Module) -> dict[str, Any]:
 def _adaptive_avg_pool2d(pool: layer.AdaptiveAvgPool2d, path: str, shape: ops.Shape) -> nn.Module:
     """As torch's, in the step mode of the layer."""
     fixed: Any = SIZED[nn.AdaptiveAvgPool2d](pool, path, shape)
+    if isinstance(fixed, nn.Identity):
+        return fixed
     at_shape: nn.Module = layer.AvgPool2d(fixed.kernel_size, step_mode=pool.step_mode)
     return at_shape
 

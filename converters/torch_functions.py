@@ -136,6 +136,8 @@ def size(call: Call, input: object, dim: int | None = None) -> Any:
     """The shape: numbers for a sample's axes, `Size` for time and batch."""
     x = call.value(input)
     sizes = (*(Size(axis) for axis in range(x.leading)), *x.shape)
+    if dim is not None and not -x.ndim <= dim < x.ndim:
+        raise call.refused(f"of dim {dim}", f"{-x.ndim}..{x.ndim - 1}", "Ask for an axis that it has")
     return sizes if dim is None else sizes[dim]
 
 

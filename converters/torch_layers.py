@@ -70,8 +70,8 @@ def batch_norm(layer: nn.BatchNorm1d | nn.BatchNorm2d, path: str, inputs: tuple[
         ops.BatchNorm(
             name=path,
             inputs=inputs,
-            gamma=array(layer.weight) if layer.affine else np.ones(c, np.float32),
-            beta=array(layer.bias) if layer.affine else np.zeros(c, np.float32),
+            gamma=array(layer.weight) if layer.weight is not None else np.ones(c, np.float32),
+            beta=array(layer.bias) if layer.bias is not None else np.zeros(c, np.float32),
             mean=array(layer.running_mean),
             var=array(layer.running_var),
             eps=layer.eps,

@@ -15,6 +15,7 @@ from typing import Any
 
 import torch
 from torch import fx, nn
+from torch.nn.parameter import is_lazy
 from torch.utils._pytree import tree_leaves
 
 from rmp_deploy.converters.torch_attributes import attributes, differ, random_numbers, restored
@@ -94,13 +95,20 @@ def trace(model: nn.Module, input_shape: Shape, dialect: Dialect, leading: int =
     Raises:
         RmpDeployError: a layer, an option of a layer or a function that the IR cannot carry, named by its path.
     """
+    if not isinstance(input_shape, tuple | list) or not all(type(n) is int for n in input_shape):
+        what = f"{type(model).__name__}: input_shape = {input_shape!r}, allowed a tuple of whole numbers"
+        raise RmpDeployError(f"{what}. Give one sample's shape.")
     for path, layer in model.named_modules():
+        if any(is_lazy(parameter) for parameter in layer.parameters(recurse=False)):
+            raise refused(layer, path, "has no weights yet", "weights", "Run the model once on a batch first")
         if layer._forward_hooks or layer._forward_pre_hooks:
             todo = "Remove it first (torch.nn.utils.remove_weight_norm, handle.remove())"
             raise refused(layer, path, "has a forward hook, whose effect is unknown", "no hooks", todo)
         for name, parameter in layer.named_parameters(recurse=False):
             if parameter.dtype != torch.float32:
                 raise refused(layer, path, f"{name}.dtype = {parameter.dtype}", "torch.float32", "Call model.float()")
+            if parameter.is_meta:
+                raise refused(layer, path, f"{name} is on device 'meta'", "numbers", "Load the weights first")
     with restored(model):
         model.eval()
         walk = _Walk(type(model).__name__, dialect, Value(INPUT, leading, tuple(input_shape)))
@@ -290,8 +298,9 @@ class _Nodes(fx.Interpreter):
 
     def call_module(self, target: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Value:
         layer, path = self.fetch_attr(str(target)), self._path(str(target))
-        if "forward" in vars(layer):
-            raise refused(layer, path, "has a forward of its own", "that of its type", "Make it a type of its own")
+        for own in vars(layer):
+            if inspect.isfunction(getattr(type(layer), own, None)):
+                raise refused(layer, path, f"has a {own} of its own", "that of its type", "Make it a type of its own")
         if kwargs or not args or not all(isinstance(x, Value) and not x.unsqueezed for x in args):
             raise refused(
                 layer, path, "called with named arguments or other than tensors", "tensors", "Pass them alone"

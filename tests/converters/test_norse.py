@@ -75,6 +75,11 @@ def lif(kind=norse.LIFCell, dt=0.001, **values):
     return kind(p(norse.LIFParameters, **values), dt=dt)
 
 
+def changed(cell, **attributes):
+    vars(cell).update(attributes)
+    return cell
+
+
 def iaf(kind=norse.IAFCell, **values):
     return kind(p(norse.IAFParameters, **values))
 
@@ -323,6 +328,8 @@ def test_a_current_of_the_step_before_is_found(lively, samples, rungs):
 @pytest.mark.parametrize(
     ("layer", "said"),
     [
+        (changed(lif(), activation=torch.relu), "LIFCell '1': has an activation of its own"),
+        (changed(lif(), state_fallback=torch.zeros_like), "LIFCell '1': has a state_fallback of its own"),
         (norse.LIFAdExCell(), "LIFAdExCell '1': no such op in the IR"),
         (norse.LIFRefracCell(), "LIFRefracCell '1': no such op in the IR"),
         (norse.LSNNCell(), "LSNNCell '1': no such op in the IR"),

@@ -447,6 +447,8 @@ class Own(snn.Leaky):
         (snn.LeakyParallel(8, 8), "LeakyParallel '1': no such op in the IR"),
         (snn.GradedSpikes(8, 0.5), "GradedSpikes '1': no such op in the IR"),
         (Own(0.9), "Own '1': no such op in the IR"),
+        (changed(snn.Leaky(0.9), fire=torch.relu), "Leaky '1': has a fire of its own"),
+        (changed(snn.Leaky(0.9), mem_reset=torch.relu), "Leaky '1': has a mem_reset of its own"),
         (snn.Leaky(0.9, reset_delay=False), "Leaky '1': reset_delay = False with reset_mechanism = 'subtract'"),
         (snn.Leaky(0.0), "Leaky '1': beta = 0 with reset_mechanism = 'subtract'"),
         (snn.Leaky(torch.linspace(-0.5, 0.9, 8)), "Leaky '1': beta = 0"),

@@ -311,6 +311,11 @@ def with_threshold(node, v_threshold):
     return node
 
 
+def with_v_reset(node, v_reset):
+    node.v_reset = v_reset
+    return node
+
+
 class Own(neuron.LIFNode):
     """A subclass may compute anything."""
 
@@ -318,6 +323,9 @@ class Own(neuron.LIFNode):
 @pytest.mark.parametrize(
     ("layers", "said"),
     [
+        ([with_v_reset(neuron.LIFNode(), torch.zeros(8))], "LIFNode '1': v_reset is of type Tensor"),
+        ([nn.Linear(8, 8, device="meta"), neuron.IFNode()], "Linear '1': weight is on device 'meta'"),
+        ([nn.LazyLinear(8), neuron.IFNode()], "LazyLinear '1': has no weights yet"),
         ([neuron.QIFNode()], "QIFNode '1': no such op in the IR"),
         ([neuron.EIFNode()], "EIFNode '1': no such op in the IR"),
         ([neuron.IzhikevichNode()], "IzhikevichNode '1': no such op in the IR"),
@@ -367,6 +375,24 @@ def test_what_the_model_says_itself_is_not_said_again(options, said):
     with pytest.raises(RmpDeployError) as e:
         to_graph(ReadsOut(), (2, 8, 8), **options)
     assert said in str(e.value)
+
+
+@pytest.mark.parametrize("wrong", [{"T": 4.0}, {"T": True}, {"T": "4"}, {"shape": 8}, {"shape": (8.0,)}])
+def test_steps_and_sizes_are_whole_numbers(wrong):
+    model = nn.Sequential(layer.Linear(8, 8), neuron.LIFNode())
+    with pytest.raises(RmpDeployError, match="whole number"):
+        to_graph(model, wrong.get("shape", (8,)), wrong.get("T", T), readout="mean")
+
+
+def test_a_pool_that_keeps_the_size_and_a_norm_without_bias(lively, samples, same_network):
+    norm = nn.BatchNorm1d(18, bias=False)
+    model = nn.Sequential(
+        layer.Conv2d(2, 2, 3), layer.AdaptiveAvgPool2d((3, 3)), layer.Flatten(), norm, neuron.LIFNode(v_threshold=0.2)
+    )
+    x = samples(2, 5, 5)
+    graph = to_graph(model.eval(), (2, 5, 5), T, readout="mean")
+    assert [op.name for op in graph.ops] == ["0", "2", "3", "4"]
+    same_network(graph, x, run(model, x, graph))
 
 
 def test_steps_and_readout_are_never_guessed():
