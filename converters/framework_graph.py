@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from rmp_deploy.converters.torch_functions import INPUT
-from rmp_deploy.converters.torch_trace import Dialect, trace
+from rmp_deploy.converters.torch_trace import Dialect, check_steps, trace
 from rmp_deploy.errors import RmpDeployError
 from rmp_deploy.ir.graph import Encoding, Input, Readout, Rule, SpikingGraph
 
@@ -49,8 +49,7 @@ def to_graph(
             found = f"{type(model).__name__}: '{path}' = {x.dtype}, allowed torch.float32"
             raise RmpDeployError(f"{found}. Use model.float(), and see that it is still as good.")
     kind = type(model).__name__
-    if T is not None and type(T) is not int:
-        raise RmpDeployError(f"{kind}: T = {T!r}, allowed a whole number. Set the number of time steps.")
+    check_steps(kind, T)
     traced = trace(model, input_shape, dialect, leading)
     if (traced.T is None) == (T is None):
         given = "nowhere" if T is None else f"twice, {traced.T} in the model"

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from rmp_deploy.converters.torch_functions import INPUT
 from rmp_deploy.converters.torch_layers import SEQUENCE_LAYERS, Converters, array
-from rmp_deploy.converters.torch_trace import Dialect, trace
+from rmp_deploy.converters.torch_trace import Dialect, check_steps, trace
 from rmp_deploy.errors import RmpDeployError
 from rmp_deploy.ir import ops
 from rmp_deploy.ir.graph import ENCODINGS, Encoding, Input, Readout, SpikingGraph
@@ -40,8 +40,9 @@ def to_graph(
     Raises:
         RmpDeployError: a layer, an option of a layer or a function call that the IR cannot carry, named by its path.
     """
-    traced = trace(model, tuple(input_shape), TRAINING, leading=2)
     kind = type(model).__name__
+    check_steps(kind, T)
+    traced = trace(model, input_shape, TRAINING, leading=2)
     if traced.rule is None:
         raise RmpDeployError(
             f"{kind}: readout = none, allowed a mean, sum or last step over time. End the model with it."

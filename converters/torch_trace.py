@@ -116,6 +116,12 @@ def trace(model: nn.Module, input_shape: Shape, dialect: Dialect, leading: int =
     return Traced(tuple(walk.ops), value.name, value.rule, walk.T)
 
 
+def check_steps(kind: str, T: object) -> None:
+    """Raise RmpDeployError if time steps are given for a model of type `kind` that are no whole number."""
+    if T is not None and type(T) is not int:
+        raise RmpDeployError(f"{kind}: T = {T!r}, allowed a whole number. Set the number of time steps.")
+
+
 class _Root(nn.Module):
     """The module to trace as a child: so it may be a layer itself, and is given its arguments by name."""
 

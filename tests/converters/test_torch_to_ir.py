@@ -173,3 +173,9 @@ def test_tracing_leaves_the_model_as_it_was():
     with pytest.raises(RmpDeployError, match="encoding = 'rate', allowed direct or time_series"):
         trace_torch(model, np.zeros((2, 1, 8, 8), np.float32), "rate")
     assert not any(module._forward_hooks for module in model.modules())
+
+
+@pytest.mark.parametrize(("shape", "steps"), [(8, 4), ((8.0,), 4), ((8,), "4"), ((8,), 4.0), ((8,), True)])
+def test_steps_and_sizes_are_whole_numbers(shape, steps):
+    with pytest.raises(RmpDeployError, match="whole number"):
+        to_graph(nn.Sequential(nn.Linear(8, 8), LIF(), MeanOverTime()), shape, T=steps)
