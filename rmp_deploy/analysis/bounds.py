@@ -6,8 +6,8 @@ asks for. A real-valued input has no bounds, nor has what is computed from it un
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -77,31 +77,13 @@ def _monotone(op: Op, _T: int, *xs: F64) -> F64:
 
 def _synapse(op: Linear | Conv1d | Conv2d, _T: int, x: F64) -> F64:
     """Positive weights at the same end of the interval, negative ones at the other."""
-    weight = op.weight.astype(np.float64)
-    positive, negative = np.maximum(weight, 0), np.minimum(weight, 0)
+    compute = STATELESS[type(op)]
+    positive, negative = (replace(op, weight=part(op.weight, 0), bias=None) for part in (np.maximum, np.minimum))
     if x[0].any():
-        y = _weighted(op, positive, x) + _weighted(op, negative, x[::-1])
+        y = np.add(compute(positive, x), compute(negative, x[::-1]))
     else:  # of spikes, the lower end adds nothing: half the work
-        y = np.concatenate([_weighted(op, negative, x[1:]), _weighted(op, positive, x[1:])])
+        y = np.concatenate([compute(negative, x[1:]), compute(positive, x[1:])])
     return y if op.bias is None else y + op.bias.astype(np.float64).reshape(-1, *(1,) * (y.ndim - 2))
-
-
-def _weighted(op: Linear | Conv1d | Conv2d, weight: F64, x: F64) -> F64:
-    """The synapse of these weights without its bias, a matrix product for each tap: the reference's sum is slower."""
-    if isinstance(op, Linear):
-        dense: F64 = x @ weight.T
-        return dense
-    padded = np.pad(x, ((0, 0), (0, 0), *((p, p) for p in op.padding)))
-    sizes = op.output_shape(x.shape[1:])[1:]
-    by_group = weight.reshape(op.groups, -1, weight.shape[1], math.prod(weight.shape[2:]))
-    by_tap = np.ascontiguousarray(np.moveaxis(by_group, -1, 0))  # matrices that BLAS takes as they are
-    y = np.zeros((len(x), op.groups, by_group.shape[1], math.prod(sizes)))
-    for tap, matrix in zip(np.ndindex(*weight.shape[2:]), by_tap, strict=True):
-        axes = zip(tap, op.dilation, op.stride, sizes, strict=True)
-        pixels = [slice(i * d, i * d + (size - 1) * stride + 1, stride) for i, d, stride, size in axes]
-        seen = padded[(slice(None), slice(None), *pixels)]
-        y += matrix @ seen.reshape(len(x), op.groups, -1, y.shape[-1])
-    return y.reshape(len(x), -1, *sizes)
 
 
 def _batch_norm(op: BatchNorm, _T: int, x: F64) -> F64:

@@ -1,4 +1,4 @@
-"""Windows of maps and cross-correlation by explicit windows, for the NumPy reference."""
+"""Windows of maps and cross-correlation, for the NumPy reference."""
 
 from __future__ import annotations
 
@@ -16,14 +16,17 @@ def correlate(x: F64, weight: npt.NDArray[Any], stride: Shape, padding: Shape, d
     """``y[o,h,w] = sum_{c,i,j} weight[o,c,i,j] * x[c, h*stride + i*dilation - padding, ...]`` in float64:
     [B, C, H, W] -> [B, C_out, H_out, W_out]."""
     c_out, c_group, kh, kw = weight.shape
-    dh, dw = dilation
-    span = (dh * (kh - 1) + 1, dw * (kw - 1) + 1)
-    seen = windows(x, span, stride, padding)[..., ::dh, ::dw]  # [B, C, H_out, W_out, KH, KW]
-    h_out, w_out = seen.shape[2:4]
-    grouped = seen.reshape(len(x), groups, c_group, h_out, w_out, kh, kw)
-    by_group = weight.astype(np.float64).reshape(groups, c_out // groups, c_group, kh, kw)
-    y: F64 = np.einsum("bgchwij,gocij->bgohw", grouped, by_group, optimize=True)
-    return y.reshape(len(x), c_out, h_out, w_out)
+    (sh, sw), (dh, dw) = stride, dilation
+    padded = np.pad(x, ((0, 0), (0, 0), *((p, p) for p in padding)))
+    h, w = (
+        (n - d * (k - 1) - 1) // s + 1 for n, k, s, d in zip(padded.shape[2:], (kh, kw), stride, dilation, strict=True)
+    )
+    by_tap = weight.astype(np.float64).reshape(groups, c_out // groups, c_group, kh, kw).transpose(3, 4, 0, 1, 2).copy()
+    y = np.zeros((len(x), groups, c_out // groups, h * w))
+    for i, j in np.ndindex(kh, kw):  # a matrix product for each tap: BLAS, and no copy of every window
+        seen = padded[:, :, i * dh : i * dh + (h - 1) * sh + 1 : sh, j * dw : j * dw + (w - 1) * sw + 1 : sw]
+        y += by_tap[i, j] @ seen.reshape(len(x), groups, c_group, h * w)
+    return y.reshape(len(x), c_out, h, w)
 
 
 def windows(x: F64, span: Shape, stride: Shape, padding: Shape) -> F64:
