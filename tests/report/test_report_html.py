@@ -304,7 +304,7 @@ def test_failed_write_leaves_nothing(document, tmp_path, monkeypatch):
     with pytest.raises(RmpDeployError, match=r"nowhere/report.html.*No such file or directory") as caught:
         html.write(document, "/proc/nowhere/report.html")
     assert "\n" not in str(caught.value)
-    with pytest.raises(RmpDeployError, match="directory"):
+    with pytest.raises(RmpDeployError, match="is a folder"):
         html.write(document, tmp_path)
     with pytest.raises(RmpDeployError):
         html.write(document, "/")
