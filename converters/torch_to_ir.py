@@ -67,12 +67,12 @@ def run_to_graph(run_folder: str | Path) -> tuple[SpikingGraph, TrainConfig]:
         RmpDeployError: the folder is not a finished run.
     """
     config, model = load_run(run_folder)
+    samples = data.load(config.data)  # its name, which is no path of this machine
     provenance = {
         "trained by": f"rmp-deploy {version('rmp-deploy')}, torch {torch.__version__}",
-        "config": json.dumps(config.as_dict(), sort_keys=True),
+        "config": json.dumps({**config.as_dict(), "data": samples.name}, sort_keys=True),
     }
-    shape = data.load(config.data).x.shape[1:]
-    return to_graph(model, shape, name=f"{config.data}-convnet", provenance=provenance), config
+    return to_graph(model, samples.x.shape[1:], name=f"{samples.name}-convnet", provenance=provenance), config
 
 
 def trace_torch(model: nn.Module, x: npt.NDArray[Any], encoding: Encoding) -> Trace:

@@ -24,6 +24,8 @@ from rmp_deploy.report import html, text
 from rmp_deploy.report import json as report
 from rmp_deploy.training import data
 
+DATA = "a data set's name, a folder of IDX files (MNIST and its kin) or an .npz with x and y"
+
 
 def add_file(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("file", metavar="FILE", help="a spiking network, .onnx")
@@ -31,7 +33,7 @@ def add_file(parser: argparse.ArgumentParser) -> None:
 
 def add_data(parser: argparse.ArgumentParser, at_most: int | None = None, required: bool = True) -> None:
     """`--data` and `--samples`; without --samples all, or the first `at_most`."""
-    parser.add_argument("--data", required=required, metavar="D", help="a data set's name or an .npz with x and y")
+    parser.add_argument("--data", required=required, metavar="D", help=DATA)
     meaning = "all" if at_most is None else f"{at_most}, or all if fewer"
     parser.add_argument("--samples", type=int, metavar="N", help=f"the first N of them (default: {meaning})")
     parser.set_defaults(at_most=at_most)

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import argparse
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from typing import TYPE_CHECKING
 
-from rmp_deploy.cli.common import console, print_json, progress
+from rmp_deploy.cli.common import DATA, console, print_json, progress
 from rmp_deploy.errors import RmpDeployError
 from rmp_deploy.files import check_writable
 from rmp_deploy.training.config import PRESETS, TrainConfig, load_config, preset
@@ -19,11 +19,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     source = parser.add_mutually_exclusive_group(required=True)
     source.add_argument("config", nargs="?", metavar="CONFIG", help="a TOML file")
     source.add_argument("--preset", metavar="NAME", help=f"one of {', '.join(PRESETS)}")
+    parser.add_argument("--data", metavar="D", help=f"{DATA}; in place of the config's")
     parser.add_argument("--out", required=True, metavar="RUN", help="folder for config, weights and metrics")
 
 
 def run(args: argparse.Namespace) -> int:
     config = preset(args.preset) if args.preset else load_config(args.config)
+    if args.data is not None:
+        config = replace(config, data=args.data)
     check_writable(args.out)
     result = train_with_progress(config, "train")
     from rmp_deploy.training.loop import save_run
@@ -54,6 +57,6 @@ def train_with_progress(config: TrainConfig, title: str) -> TrainResult:
         task = bar.add_task(title, total=config.epochs)
 
         def on_epoch(m: EpochMetrics) -> None:
-            bar.update(task, advance=1, description=f"{title}: test accuracy {100 * m.test_accuracy:.1f} %")
+            bar.update(task, description=f"{title}: test accuracy {100 * m.test_accuracy:.1f} %")
 
-        return train(config, on_epoch)
+        return train(config, on_epoch, lambda epochs: bar.update(task, completed=epochs))

@@ -44,7 +44,7 @@ class RMPConfig:
 class TrainConfig:
     """Everything that decides a run's weights, the seed included."""
 
-    data: str = "digits"
+    data: str = "digits"  # a name, a folder of IDX files or an .npz; "": to be given
     epochs: int = 30
     batch: int = 64
     lr: float = 0.1
@@ -83,7 +83,10 @@ class TrainConfig:
 
 
 MAX_WIDTH = 65_536  # channels or neurons of one layer
-PRESETS: dict[str, TrainConfig] = {"digits-convnet": TrainConfig()}
+PRESETS: dict[str, TrainConfig] = {
+    "digits-convnet": TrainConfig(),
+    "fashion-convnet": TrainConfig(data="", epochs=9, weight_decay=1e-4, model=ModelConfig(hidden=128)),
+}
 
 
 def from_dict(values: dict[str, Any]) -> TrainConfig:

@@ -62,8 +62,14 @@ def build(config: TrainConfig, samples: data.Samples) -> ConvNet:
         raise RmpDeployError(str(e)) from e
 
 
-def train(config: TrainConfig, on_epoch: Callable[[EpochMetrics], None] = lambda _: None) -> TrainResult:
+def train(
+    config: TrainConfig,
+    on_epoch: Callable[[EpochMetrics], None] = lambda _: None,
+    on_step: Callable[[float], None] = lambda _: None,
+) -> TrainResult:
     """Train a ConvNet with cross entropy + RMP-Loss by SGD with a cosine schedule; same config, same weights.
+
+    `on_step` is told after each batch how many epochs are done, as a fraction too.
 
     Raises:
         RmpDeployError: the data does not fit the network, or the loss is not finite (names epoch and step).
@@ -71,12 +77,14 @@ def train(config: TrainConfig, on_epoch: Callable[[EpochMetrics], None] = lambda
     threads = torch.get_num_threads()
     torch.set_num_threads(config.threads)
     try:
-        return _train(config, on_epoch)
+        return _train(config, on_epoch, on_step)
     finally:
         torch.set_num_threads(threads)
 
 
-def _train(config: TrainConfig, on_epoch: Callable[[EpochMetrics], None]) -> TrainResult:
+def _train(
+    config: TrainConfig, on_epoch: Callable[[EpochMetrics], None], on_step: Callable[[float], None]
+) -> TrainResult:
     start = time.perf_counter()
     samples, held_out = data.load_splits(config.data)
     x, y = _labelled(samples)
@@ -103,6 +111,7 @@ def _train(config: TrainConfig, on_epoch: Callable[[EpochMetrics], None]) -> Tra
             loss.backward()  # type: ignore[no-untyped-call]
             optimizer.step()
             sums += torch.stack([loss, regularizer]).detach()
+            on_step(epoch + (step + 1) / len(batches))
         scheduler.step()
         mean_loss, mean_rmp = (sums / len(batches)).tolist()
         accuracy, error = evaluate(model, held_out)

@@ -151,5 +151,5 @@ def test_npz_files(tmp_path):
     for n in (0, 4):
         with pytest.raises(RmpDeployError, match=f"samples = {n}, allowed 1..3"):
             loaded.first(n)
-    with pytest.raises(RmpDeployError, match=r"data 'mnist': unknown, allowed digits or a file\.npz"):
+    with pytest.raises(RmpDeployError, match=r"data 'mnist': unknown, allowed digits, a file\.npz or a folder"):
         data.load("mnist")
