@@ -9,8 +9,8 @@ from __future__ import annotations
 import gzip
 import struct
 import zlib
+from io import BufferedIOBase
 from pathlib import Path
-from typing import IO
 
 import numpy as np
 import numpy.typing as npt
@@ -79,7 +79,7 @@ def _read(folder: Path, name: str, dimensions: int) -> npt.NDArray[np.uint8]:
     return values.reshape(shape)
 
 
-def _shape(path: Path, file: IO[bytes], dimensions: int) -> tuple[int, ...]:
+def _shape(path: Path, file: BufferedIOBase, dimensions: int) -> tuple[int, ...]:
     header = file.read(4 + 4 * dimensions)
     if len(header) < 4 + 4 * dimensions or header[:4] != bytes((0, 0, UNSIGNED_BYTE, dimensions)):
         what = f"header = {header[:4].hex()}, allowed 000008{dimensions:02} and {dimensions} sizes"
@@ -91,7 +91,7 @@ def _shape(path: Path, file: IO[bytes], dimensions: int) -> tuple[int, ...]:
     return shape
 
 
-def _exactly(path: Path, file: IO[bytes], shape: tuple[int, ...]) -> npt.NDArray[np.uint8]:
+def _exactly(path: Path, file: BufferedIOBase, shape: tuple[int, ...]) -> npt.NDArray[np.uint8]:
     """As many values as the header says, read in pieces: a header's word alone allocates nothing."""
     size = int(np.prod(shape))
     values = bytearray()
