@@ -31,6 +31,7 @@ from rmp_deploy import ir, load, save
 from rmp_deploy.errors import RmpDeployError
 from rmp_deploy.ir.graph import Input, Readout, SpikingGraph
 from rmp_deploy.ir.onnx_io import external, load_golden, wire
+from rmp_deploy.ir.onnx_io.functions import DOMAIN, DOMAIN_VERSION
 
 ROOT = Path(__file__).parent.parent
 LIMIT_S, LIMIT_MB = 5, 500
@@ -126,7 +127,7 @@ def every_op() -> SpikingGraph:
 
 
 def integers() -> SpikingGraph:
-    """Loihi's ops, on graded and binary spikes."""
+    """Loihi's ops between the host's real values, on graded and binary spikes."""
     rng = np.random.default_rng(2)
 
     def weight(*shape: int) -> np.ndarray:
@@ -135,12 +136,14 @@ def integers() -> SpikingGraph:
     o = ir.ops
     neurons = {"du": 4095, "dv": 1024, "bias_mant": rng.integers(0, 90, (3, 1, 1)), "bias_exp": 4}
     ops = (
-        o.LoihiConv2d(name="conv", inputs=("x",), weight=weight(3, 2, 3, 3), padding=(1, 1)),
+        o.Quantize(name="graded", inputs=("x",), scale=rng.uniform(2, 9, (2, 1, 1)), message_bits=3),
+        o.LoihiConv2d(name="conv", inputs=("graded",), weight=weight(3, 2, 3, 3), padding=(1, 1)),
         o.LoihiLIF(name="lif", inputs=("conv",), vth=300, **neurons),
         o.Flatten(name="flat", inputs=("lif",)),
         o.LoihiLinear(name="fc", inputs=("flat",), weight=weight(4, 48), weight_exp=1),
+        o.Dequantize(name="y", inputs=("fc",), scale=0.01, bias=rng.normal(size=4)),
     )
-    return SpikingGraph("integers", Input("x", (2, 4, 4), "direct", 3), ops, Readout("fc", "sum"), 6)
+    return SpikingGraph("integers", Input("x", (2, 4, 4), "direct"), ops, Readout("y", "sum"), 6)
 
 
 def seeds(folder: Path) -> list[Seed]:
@@ -150,8 +153,8 @@ def seeds(folder: Path) -> list[Seed]:
     x = np.random.default_rng(1).normal(size=(2, 5, 2, 6, 6)).astype(np.float32)
     paths.append(save(graph, folder / "every-op.onnx", golden=x))
     paths.append(save(replace(graph, T=3), folder / "plain.onnx"))
-    graded = np.random.default_rng(3).integers(-7, 8, (2, 2, 4, 4)).astype(np.float32)
-    paths.append(save(integers(), folder / "integers.onnx", golden=graded))
+    real = np.random.default_rng(3).normal(size=(2, 2, 4, 4)).astype(np.float32)
+    paths.append(save(integers(), folder / "integers.onnx", golden=real))
     inside, external.MAX_INSIDE = external.MAX_INSIDE, 0
     paths.append(save(graph, folder / "outside.onnx", golden=x))
     external.MAX_INSIDE = inside
@@ -389,6 +392,7 @@ def is_what_save_writes(path: Path, graph: SpikingGraph) -> bool:
     kept = [entry for entry in model.metadata_props if entry.key != "rmp_deploy.golden"]
     del model.metadata_props[:]
     model.metadata_props.extend(kept)
+    next(o for o in model.opset_import if o.domain == DOMAIN).version = DOMAIN_VERSION
     sign(model, data.read_bytes() if data.exists() else None)
     wanted = model.SerializeToString(deterministic=True)
     with tempfile.TemporaryDirectory() as folder:

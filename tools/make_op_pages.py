@@ -22,7 +22,13 @@ from rmp_deploy.ir.ops import LIF, Op, Shape
 FOLDER = Path(__file__).parent.parent / "docs" / "ops"
 HEAD = "<!-- made by tools/make_op_pages.py: change the op's docstring and run it again -->\n"
 ATTRIBUTES = re.compile(r"\n\s*Attributes:\n(.*?)(?=\n\s*\n|\Z)", re.S)
-SINCE = {"LoihiLIF": 2, "LoihiLinear": 2, "LoihiConv2d": 2}  # of the domain; the others are as old as the file
+SINCE = {
+    "LoihiLIF": 2,
+    "LoihiLinear": 2,
+    "LoihiConv2d": 2,
+    "Quantize": 3,
+    "Dequantize": 3,
+}  # of the domain; the others are as old as the file
 
 # One op of each type at work: the shape that it reads, its parameters, how many values it reads. Spikes where it asks
 # for them; `resets` are the variants that a file keeps apart.
@@ -46,6 +52,8 @@ EXAMPLES: dict[str, tuple[Shape, dict[str, Any], int]] = {
     "LoihiLIF": (LINE, {"du": 4095, "dv": 1024, "vth": 64}, 1),
     "LoihiLinear": (LINE, {"weight": np.full((2, 3), 8)}, 1),
     "LoihiConv2d": (MAP, {"weight": np.full((8, 4, 3, 3), 8), "padding": (1, 1)}, 1),
+    "Quantize": (LINE, {"scale": 63.5, "message_bits": 7}, 1),
+    "Dequantize": (LINE, {"scale": 0.01, "bias": np.ones(3)}, 1),
 }
 
 
@@ -100,17 +108,19 @@ def _page(kind: type[Op]) -> str:
 def _example(kind: type[Op]) -> SpikingGraph:
     """A graph around one op of this type; neurons before it where it must read spikes, after it where there is none."""
     shape, parameters, n = EXAMPLES[kind.__name__]
-    integer = kind.__name__.startswith("Loihi")
     name = kind.__name__.lower()
-    spikes = LIF(name="spikes", inputs=("x",), decay=0.0, v_threshold=0.5)
-    before = [] if kind.__name__ == "LoihiLIF" else [spikes]
-    source = before[0].name if before else "x"
-    if kind.__name__ == "LoihiLIF":
-        before = [ops.LoihiLinear(name="current", inputs=("x",), weight=np.diag(np.full(3, 8)))]
+    bits = 0 if name.startswith("loihi") else None
+    around: list[Op] = []
+    source = "x"
+    if kind not in (ops.LoihiLIF, ops.Quantize):
+        around, source = [LIF(name="spikes", inputs=("x",), decay=0.0, v_threshold=0.5)], "spikes"
+    if kind in (ops.LoihiLIF, ops.Dequantize):
+        around += [ops.LoihiLinear(name="current", inputs=(source,), weight=np.diag(np.full(3, 8)))]
         source = "current"
-    op = kind(name=name, inputs=(source,) * n, **parameters)
-    bits = 0 if integer else None
-    return SpikingGraph("example", Input("x", shape, "direct", bits), (*before, op), Readout(name, "sum"), T=2)
+    around += [kind(name=name, inputs=(source,) * n, **parameters)]
+    if kind is ops.Quantize:
+        around += [ops.LoihiLIF(name="spikes", inputs=(name,), du=4095, dv=0, vth=64)]
+    return SpikingGraph("example", Input("x", shape, "direct", bits), tuple(around), Readout(name, "sum"), T=2)
 
 
 def _variants(graph: SpikingGraph, op: Op) -> list[SpikingGraph]:

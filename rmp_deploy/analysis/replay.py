@@ -24,11 +24,13 @@ from rmp_deploy.ir.ops import (
     Conv2d,
     CubaLIF,
     Delay,
+    Dequantize,
     Linear,
     LoihiConv2d,
     LoihiLIF,
     LoihiLinear,
     Op,
+    Quantize,
     SumPool2d,
 )
 from rmp_deploy.ir.reference import STATELESS, loihi_lif, read_out
@@ -68,7 +70,7 @@ def replay(graph: SpikingGraph, x: npt.NDArray[Any], trace: Trace) -> Replay:
 
     with eps = 2^-23 and c(n) the smaller of n (Higham, Accuracy and Stability of Numerical Algorithms, 2nd ed.,
     section 3.1) and 8 sqrt(n) (Higham and Mary, SIAM J. Sci. Comput. 41(5), 2019, theorem 2.4, lambda = 8). Spikes are
-    exact, so errors do not pass from neuron to neuron; Loihi's integers do not round.
+    exact, so errors do not pass from neuron to neuron; integers (Loihi's, and what `Quantize` makes) do not round.
     """
     samples = x.astype(np.float64)
     n = len(samples)
@@ -116,12 +118,20 @@ def replay(graph: SpikingGraph, x: npt.NDArray[Any], trace: Trace) -> Replay:
     }
     by_step = np.stack(read)  # [T, 2, N, ...]
     output, error, size = (read_out(graph.readout, y) for y in (by_step[:, 0], by_step[:, 1], np.abs(by_step[:, 0])))
-    exact = graph.readout.value in graph.currents  # read out in float64 by everybody
-    return Replay(layers, output, error + (0 if exact else EPS * (_growth(graph.T) + 1) * size))
+    return Replay(layers, output, error + EPS * _readout_growth(graph) * size)
 
 
-def _exact(spikes: npt.NDArray[Any]) -> F64:
-    return np.stack([spikes.astype(np.float64), np.zeros(spikes.shape)])
+def _readout_growth(graph: SpikingGraph) -> float:
+    """Roundings of the readout: none of a sum of integers, one of their mean; c(T) + 1 of real values."""
+    if graph.readout.value in graph.currents:  # read out in float64 by everybody
+        return 0.0
+    if graph.readout.value in graph.integers:
+        return 1.0 if graph.readout.rule == "mean" else 0.0
+    return _growth(graph.T) + 1
+
+
+def _exact(x: npt.NDArray[Any]) -> F64:
+    return np.stack([x.astype(np.float64), np.zeros(x.shape)])
 
 
 def _leak(decay: npt.NDArray[Any], state: F64, x: F64) -> F64:
@@ -142,12 +152,14 @@ def _reset(op: LIF, u: F64, spikes: npt.NDArray[Any]) -> F64:
 
 def _stateless(op: Op, absolute: Op, inputs: list[F64]) -> F64:
     """The value and its error, of an op without a state."""
+    if isinstance(op, Quantize):
+        return _exact(STATELESS[Quantize](op, inputs[0][0]))
     compute, growth = STATELESS[type(op)], EPS * _growth(_summands(op, len(inputs)))
     value = compute(op, *(x[0] for x in inputs))
     error = compute(absolute, *(x[1] + growth * np.abs(x[0]) for x in inputs))
-    constant = _constant(op)
+    constant = _constant(op, value.ndim - 2)
     if constant is not None:
-        error += growth * constant.reshape(-1, *(1,) * (value.ndim - 2))
+        error += growth * constant
     return np.stack([value, error])
 
 
@@ -164,6 +176,8 @@ def _summands(op: Op, inputs: int) -> int:
         return op.kernel[0] * op.kernel[1]
     if isinstance(op, BatchNorm):
         return 6  # difference, sum with eps, root, quotient, product, sum
+    if isinstance(op, Dequantize):
+        return 1
     return inputs if isinstance(op, Add) else 0
 
 
@@ -173,17 +187,24 @@ def _absolute(op: Op) -> Op:
         return replace(op, weight=np.abs(op.weight), bias=None)
     if isinstance(op, LoihiLinear | LoihiConv2d):
         return replace(op, weight=np.zeros_like(op.weight))  # integers do not round
+    if isinstance(op, Dequantize):
+        return replace(op, bias=np.zeros_like(op.bias))
     if isinstance(op, BatchNorm):
         return replace(op, gamma=np.abs(op.gamma), beta=np.zeros_like(op.beta), mean=np.zeros_like(op.mean))
     return op
 
 
-def _constant(op: Op) -> F64 | None:
-    """Magnitude of what the op adds, per channel [C]."""
+def _constant(op: Op, axes: int) -> F64 | None:
+    """Magnitude of what the op adds; broadcasts against its value, which has `axes` axes behind its channels."""
+
+    def by_channel(x: F64) -> F64:
+        return np.abs(x).reshape(-1, *(1,) * axes)
+
     if isinstance(op, Linear | Conv1d | Conv2d):
-        return None if op.bias is None else np.abs(op.bias.astype(np.float64))
+        return None if op.bias is None else by_channel(op.bias.astype(np.float64))
+    if isinstance(op, Dequantize):
+        return np.abs(op.bias.astype(np.float64))
     if isinstance(op, BatchNorm):
         gamma, beta, mean, var = (p.astype(np.float64) for p in (op.gamma, op.beta, op.mean, op.var))
-        shift: F64 = np.abs(beta) + np.abs(gamma * mean) / np.sqrt(var + op.eps)
-        return shift
+        return by_channel(np.abs(beta) + np.abs(gamma * mean) / np.sqrt(var + op.eps))
     return None

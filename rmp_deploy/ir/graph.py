@@ -13,13 +13,14 @@ import numpy as np
 import numpy.typing as npt
 
 from rmp_deploy.errors import RmpDeployError, op_error
-from rmp_deploy.ir.integers import MAX_MESSAGE_BITS, currents, limits
+from rmp_deploy.ir.integers import currents, limits
 from rmp_deploy.ir.ops import (
     LI,
     LIF,
     Concat,
     CubaLIF,
     Delay,
+    Dequantize,
     Flatten,
     Linear,
     LoihiConv2d,
@@ -27,9 +28,11 @@ from rmp_deploy.ir.ops import (
     LoihiLinear,
     MaxPool2d,
     Op,
+    Quantize,
     Shape,
     SpikingNeuron,
 )
+from rmp_deploy.ir.ops.base import MAX_MESSAGE_BITS
 
 Encoding = Literal["direct", "time_series"]
 Rule = Literal["mean", "sum", "last"]
@@ -228,7 +231,11 @@ def describe(op: Op) -> str:
     """One op's parameters in words, as the text form and the reports print them."""
     if isinstance(op, Linear):
         return f"{op.weight.shape[1]} -> {op.weight.shape[0]}{_bias(op)}"
+    if isinstance(op, Quantize):
+        return f"scale {_span(op.scale)}, integers of {op.message_bits} bits"
     words: list[str] = []
+    if isinstance(op, Dequantize):
+        words += [f"scale {_span(op.scale)}", f"bias {_span(op.bias)}"]
     if isinstance(op, LoihiLIF):
         words += [f"{name} {_span(value)}" for name, value in op.per_neuron.items() if value.any()]
     if isinstance(op, LoihiLinear | LoihiConv2d):

@@ -1,7 +1,7 @@
 """The NumPy reference: these functions *are* the definition of the ops; every other path is tested against them.
 
-Values are [B, *shape] arrays of float64, or of int64 where Loihi's ops (`reference_loihi`) made them. Time is the outer
-loop, as on the hardware.
+Values are [B, *shape] arrays of float64, or of int64 where Loihi's ops (`reference_loihi`) or `quantize` made them.
+Time is the outer loop, as on the hardware.
 """
 
 from __future__ import annotations
@@ -29,6 +29,7 @@ from rmp_deploy.ir.ops import (
     Conv2d,
     CubaLIF,
     Delay,
+    Dequantize,
     Flatten,
     Linear,
     LoihiConv2d,
@@ -36,6 +37,7 @@ from rmp_deploy.ir.ops import (
     LoihiLinear,
     MaxPool2d,
     Op,
+    Quantize,
     Shape,
     SumPool2d,
 )
@@ -109,6 +111,20 @@ def concat(op: Concat, *xs: F64) -> F64:
     return np.concatenate(xs, axis=1)
 
 
+def quantize(op: Quantize, x: F64) -> npt.NDArray[np.int64]:
+    """``y = clip(rint(x * scale), -largest, largest)`` of x in float32, as a file takes it: the product is exact."""
+    with np.errstate(over="ignore"):
+        scaled = x.astype(np.float32).astype(np.float64) * op.scale.astype(np.float64)
+    y: npt.NDArray[np.int64] = np.rint(scaled).clip(-op.largest, op.largest).astype(np.int64)
+    return y
+
+
+def dequantize(op: Dequantize, x: Value) -> F64:
+    """``y = scale * x + bias``"""
+    y: F64 = op.scale.astype(np.float64) * x + op.bias.astype(np.float64)
+    return y
+
+
 @dataclass(frozen=True)
 class NeuronStep:
     """One step of a neuron op: its value, what a trace records of it, and its states after the step."""
@@ -158,6 +174,8 @@ STATELESS: dict[type[Op], Callable[..., Value]] = {
     Concat: concat,
     LoihiLinear: reference_loihi.loihi_linear,
     LoihiConv2d: reference_loihi.loihi_conv2d,
+    Quantize: quantize,
+    Dequantize: dequantize,
 }
 NEURONS: dict[type[Op], tuple[Callable[..., NeuronStep], tuple[str, ...]]] = {  # type -> step, states it takes
     LIF: (lif, ("v",)),

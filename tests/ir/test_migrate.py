@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from pathlib import Path
 
 import numpy as np
@@ -11,7 +12,8 @@ import pytest
 from rmp_deploy.backends import onnxruntime
 from rmp_deploy.errors import RmpDeployError
 from rmp_deploy.ir import onnx_io, reference
-from rmp_deploy.ir.ops import LIF, CubaLIF
+from rmp_deploy.ir.graph import Input, Readout, SpikingGraph
+from rmp_deploy.ir.ops import LIF, CubaLIF, LoihiLIF, Quantize
 
 DATA = Path(__file__).parents[1] / "data"  # written by the versions that their names say
 OLD = sorted(DATA.glob("*-domain*.onnx"))
@@ -40,6 +42,16 @@ def test_version_1_neurons_keep_their_reset():
     np.testing.assert_array_equal(neurons["soft"].subtracted, neurons["soft"].v_threshold)
 
 
+def test_a_file_of_version_2_runs_as_it_stands():
+    """Only the number has changed since: a runtime is given the file itself, its weights beside it or not."""
+    for name in ("every-op-domain2", "beside-domain2"):
+        path = DATA / f"{name}.onnx"
+        assert onnx_io.load_runnable(path)[1] == str(path)
+        golden = onnx_io.load_golden(path)
+        found = onnxruntime.run_file(path, golden.x)
+        assert {k: found[f"spike_count/{k}"].tolist() for k in golden.spike_count} == golden.spike_count
+
+
 def _scan_body(model: onnx.ModelProto) -> onnx.GraphProto:
     return next(a.g for n in model.graph.node if n.op_type == "Scan" for a in n.attribute if a.name == "body")
 
@@ -64,6 +76,45 @@ def _another_reset(model):
 def _both_versions(model):
     neuron = next(n for n in _scan_body(model).node if n.name == "soft")
     neuron.op_type = "LIFSoftReset"
+
+
+def _version(model, version):
+    next(o for o in model.opset_import if o.domain == "rmp_deploy").version = version
+
+
+def _signed(model, path):
+    """With a checksum that fits, which is no secret."""
+    checksum = next(p for p in model.metadata_props if p.key == "rmp_deploy.sha256")
+    checksum.value = "0" * 64
+    checksum.value = hashlib.sha256(model.SerializeToString(deterministic=True)).hexdigest()
+    path.write_bytes(model.SerializeToString(deterministic=True))
+    return path
+
+
+def test_version_2_has_no_boundary_ops(tmp_path):
+    ops = (
+        Quantize(name="q", inputs=("x",), scale=4.0, message_bits=3),
+        LoihiLIF(name="lif", inputs=("q",), du=4095, dv=0, vth=2),
+    )
+    graph = SpikingGraph("g", Input("x", (3,), "direct"), ops, Readout("lif", "sum"), 2)
+    model = onnx.load(onnx_io.save(graph, tmp_path / "now.onnx"))
+    _version(model, 2)
+    with pytest.raises(RmpDeployError, match="node 'q': Quantize in version 2"):
+        onnx_io.load(_signed(model, tmp_path / "older.onnx"))
+
+
+def test_a_version_2_file_that_something_else_changed_is_refused(tmp_path):
+    for edit, said in ((_another_weight_of_2, "checksum"), (_another_function, "function 'LIF' is not what")):
+        model = onnx.load(DATA / "every-op-domain2.onnx")
+        edit(model)
+        (tmp_path / "changed.onnx").write_bytes(model.SerializeToString(deterministic=True))
+        with pytest.raises(RmpDeployError, match=said):
+            onnx_io.load(tmp_path / "changed.onnx")
+
+
+def _another_weight_of_2(model):
+    weight = next(i for i in _scan_body(model).initializer if i.name == "conv/weight")
+    weight.raw_data = bytes(4) + weight.raw_data[4:]
 
 
 @pytest.mark.parametrize("edit", [_another_function, _another_weight, _another_reset, _both_versions])

@@ -21,6 +21,7 @@ from rmp_deploy.ir.ops import (
     Add,
     Concat,
     Delay,
+    Dequantize,
     Flatten,
     Linear,
     LoihiConv2d,
@@ -28,6 +29,7 @@ from rmp_deploy.ir.ops import (
     LoihiLinear,
     MaxPool2d,
     Op,
+    Quantize,
     SumPool2d,
 )
 from rmp_deploy.ir.ops.loihi import WEIGHT_SPAN, stored_weight
@@ -83,6 +85,16 @@ class Builder:
             bias_mant=rng.integers(-4096, 4096, each) // 4 ** rng.integers(0, 6),
             bias_exp=rng.integers(0, 8, each),
         )
+
+    def quantize(self) -> None:
+        """The input as integers of a few bits, with one scale or one for each channel."""
+        rng = self.rng
+        each = [(), (self.shape[0], *(1,) * (len(self.shape) - 1))][int(rng.integers(2))]
+        self.add(Quantize, scale=rng.uniform(0.5, 20, each), message_bits=int(rng.integers(1, 5)))
+
+    def dequantize(self) -> None:
+        rng, n = self.rng, self.shape[0]
+        self.add(Dequantize, scale=rng.uniform(1e-4, 1, [(), n][int(rng.integers(2))]), bias=rng.normal(size=n))
 
     def layer(self) -> None:
         """Synapse, perhaps a recurrent or second current, a neuron, perhaps a delay, a pool or a concat."""
@@ -141,6 +153,9 @@ def draw(rng: np.random.Generator, on_host: bool) -> SpikingGraph:
         builder.shape = shape
         builder.add(Linear, weight=rng.normal(size=(8, 6)), bias=rng.normal(size=8))
         builder.add(LIF, decay=rng.uniform(0, 1), v_threshold=rng.uniform(0.1, 0.8))
+    bits = None if on_host else [None, 0, 0, 1, 2, 4][int(rng.integers(6))]
+    if bits is None and not on_host:
+        builder.quantize()
     for _ in range(int(rng.integers(1, 4))):
         builder.layer()
     if len(builder.shape) > 1:
@@ -149,8 +164,9 @@ def draw(rng: np.random.Generator, on_host: bool) -> SpikingGraph:
         builder.add(Linear, weight=rng.normal(size=(3, builder.shape[0])))
     elif rng.integers(2):
         builder.synapse(3)
+        if rng.integers(2):
+            builder.dequantize()
     encoding = "direct" if on_host else str(rng.choice(["direct", "time_series"]))
-    bits = None if on_host else int(rng.choice([0, 0, 1, 2, 4]))
     readout = Readout(builder.value, str(rng.choice(["mean", "sum", "last"])))
     x, T = Input("x", shape, encoding, bits), int(rng.integers(1, 8))
     return SpikingGraph("random", x, tuple(builder.ops), readout, T)
@@ -184,6 +200,8 @@ def test_random_integer_graphs_through_the_file_and_onnx_runtime(seed, tmp_path_
     assert_equal(ours, theirs)
     if graph.readout.value in graph.currents:
         np.testing.assert_array_equal(ours.output, theirs.output)
+    else:
+        np.testing.assert_allclose(ours.output, theirs.output, rtol=1e-4, atol=1e-4)
     (rung,) = climb(graph, x, [ours, theirs])
     assert rung.holds
     assert rung.mismatches == 0
@@ -215,7 +233,8 @@ def test_the_random_graphs_reach_what_matters():
         rates += [float(s.mean()) for s in trace.spikes.values()]
         saturated += sum(bool((np.abs(u) == 2**23 - 1).any()) for u in trace.u.values())
         wrapped += any(graph.integers[op.inputs[0]] * 64 > 2**24 for op in graph.spiking)
-    assert kinds == {Add, Concat, Delay, Flatten, LoihiConv2d, LoihiLIF, LoihiLinear, MaxPool2d, SumPool2d}
+    loihi = {LoihiConv2d, LoihiLIF, LoihiLinear, Quantize, Dequantize}
+    assert kinds == {Add, Concat, Delay, Flatten, MaxPool2d, SumPool2d, *loihi}
     assert {"LoihiLIF", "LoihiLinear", "LoihiLinearGraded", "LoihiConv2d"} <= nodes
     assert np.mean([0.01 < rate < 0.99 for rate in rates]) > 0.6
     assert saturated > 3

@@ -1,16 +1,18 @@
-"""The ONNX functions of our domain, version 2; docs/file_format.md says what each version means."""
+"""The ONNX functions of our domain, version 3; docs/file_format.md says what each version means."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from functools import partial
 
-from onnx import AttributeProto, FunctionProto, NodeProto, TensorProto, helper
+import numpy as np
+import numpy.typing as npt
+from onnx import AttributeProto, FunctionProto, NodeProto, TensorProto, helper, numpy_helper
 
 from rmp_deploy.ir.ops import Reset
 
 DOMAIN = "rmp_deploy"
-DOMAIN_VERSION = 2  # our opset: raise it with any change of what a file means, and migrate the older ones
+DOMAIN_VERSION = 3  # our opset: raise it with any change of what a file means, and migrate the older ones
 ONNX_OPSET = 21
 IR_VERSION = 10  # ONNX's own container version; readable by onnxruntime >= 1.18
 
@@ -28,6 +30,15 @@ def attribute(out: str, name: str, kind: AttributeProto.AttributeType, value: st
     node = helper.make_node("Constant", [], [out])
     node.attribute.append(AttributeProto(name=value, ref_attr_name=name, type=kind))
     return node
+
+
+def constant(name: str, value: float, kind: npt.DTypeLike) -> NodeProto:
+    """A Constant of one number."""
+    return helper.make_node("Constant", [], [name], value=numpy_helper.from_array(np.array(value, kind)))
+
+
+def cast(x: str, to: TensorProto.DataType, out: str) -> NodeProto:
+    return helper.make_node("Cast", [x], [out], to=to)
 
 
 def _leak(decay: str, state: str, current: str, out: str) -> list[NodeProto]:

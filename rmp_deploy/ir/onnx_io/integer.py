@@ -14,7 +14,7 @@ import numpy.typing as npt
 from onnx import AttributeProto, FunctionProto, NodeProto, TensorProto, helper, numpy_helper
 
 from rmp_deploy.ir.graph import SpikingGraph
-from rmp_deploy.ir.onnx_io.functions import DOMAIN, attribute, function
+from rmp_deploy.ir.onnx_io.functions import DOMAIN, attribute, cast, constant, function
 from rmp_deploy.ir.ops import LoihiConv2d, LoihiLIF, LoihiLinear, Op
 from rmp_deploy.ir.ops.loihi import STATE_SHIFT, SignMode
 from rmp_deploy.ir.reference_loihi import DECAY_SHIFT, STATE_LIMIT
@@ -24,24 +24,16 @@ UNIT: dict[SignMode, int] = {"mixed": 2, "excitatory": 1, "inhibitory": -1}  # o
 SYNAPSE_ATTRIBUTES = ("weight_exp", "num_weight_bits", "sign_mode")
 
 
-def _constant(name: str, value: float, kind: npt.DTypeLike) -> NodeProto:
-    return helper.make_node("Constant", [], [name], value=numpy_helper.from_array(np.array(value, kind)))
-
-
-def _cast(x: str, to: TensorProto.DataType, out: str) -> NodeProto:
-    return helper.make_node("Cast", [x], [out], to=to)
-
-
 def _decayed(state: str, decay: str, unity: str, out: str) -> list[NodeProto]:
     """``out = state * (unity - decay) / 4096``, truncated toward zero: the product is exact in float64."""
     return [
         attribute(f"{decay}_", decay, AttributeProto.TENSOR, "value"),
-        _cast(f"{decay}_", DOUBLE, f"{decay}_double"),
+        cast(f"{decay}_", DOUBLE, f"{decay}_double"),
         helper.make_node("Sub", [unity, f"{decay}_double"], [f"{decay}_kept"]),
         helper.make_node("Div", [f"{decay}_kept", "decay_unity"], [f"{decay}_factor"]),
-        _cast(f"{state}_prev", DOUBLE, f"{state}_double"),
+        cast(f"{state}_prev", DOUBLE, f"{state}_double"),
         helper.make_node("Mul", [f"{state}_double", f"{decay}_factor"], [f"{out}_double"]),
-        _cast(f"{out}_double", INT32, out),
+        cast(f"{out}_double", INT32, out),
     ]
 
 
@@ -50,18 +42,18 @@ def _lif() -> FunctionProto:
     node = helper.make_node
     unity = 1 << DECAY_SHIFT
     nodes = [
-        _constant("decay_unity", unity, np.float64),
-        _constant("decay_unity_of_i", unity - 1, np.float64),  # du decays by one more than it says
-        _constant("align", 1 << STATE_SHIFT, np.int32),
-        _constant("wrap", 2 * STATE_LIMIT, np.int32),
-        _constant("highest_i", STATE_LIMIT, np.int32),
-        _constant("below_lowest_i", -STATE_LIMIT, np.int32),
-        _constant("lowest_u", 1 - STATE_LIMIT, np.int32),
-        _constant("highest_u", STATE_LIMIT - 1, np.int32),
-        _constant("zero", 0, np.int32),
-        _constant("two", 2, np.float64),
+        constant("decay_unity", unity, np.float64),
+        constant("decay_unity_of_i", unity - 1, np.float64),  # du decays by one more than it says
+        constant("align", 1 << STATE_SHIFT, np.int32),
+        constant("wrap", 2 * STATE_LIMIT, np.int32),
+        constant("highest_i", STATE_LIMIT, np.int32),
+        constant("below_lowest_i", -STATE_LIMIT, np.int32),
+        constant("lowest_u", 1 - STATE_LIMIT, np.int32),
+        constant("highest_u", STATE_LIMIT - 1, np.int32),
+        constant("zero", 0, np.int32),
+        constant("two", 2, np.float64),
         *_decayed("i", "du", "decay_unity_of_i", "i_decayed"),
-        _cast("x", INT32, "x_int"),
+        cast("x", INT32, "x_int"),
         node("Mul", ["x_int", "align"], ["arriving"]),
         node("Add", ["i_decayed", "arriving"], ["i_sum"]),
         node("Greater", ["i_sum", "highest_i"], ["over"]),
@@ -73,9 +65,9 @@ def _lif() -> FunctionProto:
         *_decayed("v", "dv", "decay_unity", "v_decayed"),
         attribute("bias_mant_", "bias_mant", AttributeProto.TENSOR, "value"),
         attribute("bias_exp_", "bias_exp", AttributeProto.TENSOR, "value"),
-        _cast("bias_exp_", DOUBLE, "bias_exp_double"),
+        cast("bias_exp_", DOUBLE, "bias_exp_double"),
         node("Pow", ["two", "bias_exp_double"], ["bias_unit_double"]),
-        _cast("bias_unit_double", INT32, "bias_unit"),
+        cast("bias_unit_double", INT32, "bias_unit"),
         node("Mul", ["bias_mant_", "bias_unit"], ["bias"]),
         node("Add", ["i", "bias"], ["driven"]),
         node("Add", ["v_decayed", "driven"], ["u_sum"]),
@@ -102,9 +94,9 @@ def _shifted(total: str) -> list[NodeProto]:
 def _linear() -> FunctionProto:
     """`LoihiLinear` on spikes, in 8-bit integers; weight (N_in, N_out)."""
     nodes = [
-        _cast("x", UINT8, "spikes"),
+        cast("x", UINT8, "spikes"),
         helper.make_node("MatMulInteger", ["spikes", "weight"], ["total_int"]),
-        _cast("total_int", FLOAT, "total"),
+        cast("total_int", FLOAT, "total"),
         *_shifted("total"),
     ]
     return function("LoihiLinear", ["x", "weight"], ["y"], nodes, ("scale", *SYNAPSE_ATTRIBUTES))
@@ -113,7 +105,7 @@ def _linear() -> FunctionProto:
 def _linear_graded() -> FunctionProto:
     """`LoihiLinear` on other integers: products and sums are exact in float32, since every sum is below 2^23."""
     nodes = [
-        _cast("weight", FLOAT, "weight_float"),
+        cast("weight", FLOAT, "weight_float"),
         helper.make_node("MatMul", ["x", "weight_float"], ["total"]),
         *_shifted("total"),
     ]
@@ -125,7 +117,7 @@ def _conv2d() -> FunctionProto:
     conv = helper.make_node("Conv", ["x", "weight_float"], ["total"])
     for name, kind in GEOMETRY.items():
         conv.attribute.append(AttributeProto(name=name, ref_attr_name=name, type=kind))
-    nodes = [_cast("weight", FLOAT, "weight_float"), conv, *_shifted("total")]
+    nodes = [cast("weight", FLOAT, "weight_float"), conv, *_shifted("total")]
     return function("LoihiConv2d", ["x", "weight"], ["y"], nodes, (*GEOMETRY, "scale", *SYNAPSE_ATTRIBUTES))
 
 

@@ -1,7 +1,8 @@
 """Older files: rewrite a model of an older domain version into the next one, until it is of this version.
 
 Version 1 had one LIF function for both resets with the reset as a text attribute, no `v_subtract`, the weights
-outside the step graph, and a checksum of the parameters alone.
+outside the step graph, and a checksum of the parameters alone. Version 2 is version 3 without `Quantize` and
+`Dequantize`, so that its files are what is written today but for the number.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ import numpy as np
 from onnx import ModelProto, helper
 
 from rmp_deploy.ir.graph import SpikingGraph
+from rmp_deploy.ir.onnx_io import boundary
 from rmp_deploy.ir.onnx_io.functions import DOMAIN, DOMAIN_VERSION, FUNCTIONS, SUFFIX
 from rmp_deploy.ir.onnx_io.model import step_of
 
@@ -37,9 +39,14 @@ def migrate(model: ModelProto, version: int) -> None:
     """
     for older in range(version, DOMAIN_VERSION):
         MIGRATIONS[older](model)
-        for opset in model.opset_import:
-            if opset.domain == DOMAIN:
-                opset.version = older + 1
+        state(model, older + 1)
+
+
+def state(model: ModelProto, version: int) -> None:
+    """Let `model` say that it is of domain version `version`."""
+    for opset in model.opset_import:
+        if opset.domain == DOMAIN:
+            opset.version = version
 
 
 def _from_1(model: ModelProto) -> None:
@@ -69,7 +76,14 @@ def _from_1(model: ModelProto) -> None:
         (body if tensor.name in read else model.graph).initializer.append(tensor)
 
 
-MIGRATIONS: dict[int, Callable[[ModelProto], None]] = {1: _from_1}
+def _from_2(model: ModelProto) -> None:
+    for node in step_of(model.graph.node).node:
+        if node.op_type in boundary.FUNCTIONS:
+            raise ValueError(f"node '{node.name}': {node.op_type} in version 2")
+
+
+MIGRATIONS: dict[int, Callable[[ModelProto], None]] = {1: _from_1, 2: _from_2}
+REWRITTEN = 1  # files up to this version are in other bytes than those that their graph gives today
 
 
 def checksum_of_1(graph: SpikingGraph) -> str:

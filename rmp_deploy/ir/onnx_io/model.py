@@ -13,10 +13,10 @@ from onnx import GraphProto, ModelProto, NodeProto, TensorProto, ValueInfoProto,
 
 from rmp_deploy.errors import RmpDeployError
 from rmp_deploy.ir.graph import SpikingGraph
+from rmp_deploy.ir.onnx_io import boundary, integer
 from rmp_deploy.ir.onnx_io.arrays import describe
 from rmp_deploy.ir.onnx_io.external import MAX_INSIDE, is_outside
 from rmp_deploy.ir.onnx_io.functions import DOMAIN, DOMAIN_VERSION, FUNCTIONS, IR_VERSION, ONNX_OPSET
-from rmp_deploy.ir.onnx_io.integer import FUNCTIONS as INTEGER_FUNCTIONS
 from rmp_deploy.ir.onnx_io.nodes import STATES, Tensors, state_shape, state_type, tensors, to_node
 from rmp_deploy.ir.onnx_io.wire import join, pieces
 from rmp_deploy.ir.ops import Delay, Op, Shape, SumPool2d
@@ -107,9 +107,10 @@ def to_skeleton(graph: SpikingGraph, record: Sequence[Record] = ()) -> tuple[Mod
     outputs += [_info(name, kind, "B", graph.T, *_shape_of(graph, value)) for name, value, kind in traced]
     initializers = [numpy_helper.from_array(array, name) for name, array in constants.items()]
     used = {node.op_type for node in step_of(nodes).node if node.domain == DOMAIN}
+    functions = FUNCTIONS | integer.FUNCTIONS | boundary.FUNCTIONS
     model = helper.make_model(
         helper.make_graph(nodes, graph.name, [_info("input", FLOAT, *input_dims)], outputs, initializers),
-        functions=[make() for name, make in (FUNCTIONS | INTEGER_FUNCTIONS).items() if name in used],
+        functions=[make() for name, make in functions.items() if name in used],
         opset_imports=[helper.make_opsetid("", ONNX_OPSET), helper.make_opsetid(DOMAIN, DOMAIN_VERSION)],
         ir_version=IR_VERSION,
         producer_name="rmp-deploy",

@@ -9,7 +9,7 @@ import numpy.typing as npt
 from onnx import NodeProto, TensorProto, helper, numpy_helper
 
 from rmp_deploy.ir.graph import SpikingGraph
-from rmp_deploy.ir.onnx_io import integer
+from rmp_deploy.ir.onnx_io import boundary, integer
 from rmp_deploy.ir.onnx_io.functions import DOMAIN, SUFFIX
 from rmp_deploy.ir.ops import (
     LI,
@@ -151,4 +151,5 @@ WRITERS: dict[type[Op], Callable[[SpikingGraph, Any], NodeProto]] = {
     CubaLIF: _neuron,
     LI: _neuron,
     **integer.WRITERS,
+    **boundary.WRITERS,
 }

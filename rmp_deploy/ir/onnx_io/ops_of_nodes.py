@@ -25,6 +25,7 @@ from rmp_deploy.ir.ops import (
     Conv2d,
     CubaLIF,
     Delay,
+    Dequantize,
     Flatten,
     Linear,
     LoihiConv2d,
@@ -32,6 +33,7 @@ from rmp_deploy.ir.ops import (
     LoihiLinear,
     MaxPool2d,
     Op,
+    Quantize,
     Reset,
     Shape,
     SumPool2d,
@@ -158,6 +160,14 @@ def _loihi_synapse(node: NodeProto, a: Attributes, tensors: Tensors) -> dict[str
     return {"weight": weight, **{k: a[k] for k in ("weight_exp", "num_weight_bits")}, "sign_mode": sign_mode}
 
 
+def _quantize(_node: NodeProto, a: Attributes, _tensors: Tensors) -> Read:
+    return Quantize, 1, {"scale": to_array(a["scale"]), "message_bits": a["message_bits"]}
+
+
+def _dequantize(_node: NodeProto, a: Attributes, _tensors: Tensors) -> Read:
+    return Dequantize, 1, {k: to_array(a[k]) for k in ("scale", "bias")}
+
+
 def _delays(body: GraphProto) -> Delays:
     """What a Delay reads stands in its DelayWrite, its steps and shape in the state that both share."""
     sizes = {i.name: tuple(d.dim_value for d in i.type.tensor_type.shape.dim) for i in body.input}
@@ -180,4 +190,6 @@ READERS: dict[str, Callable[[NodeProto, Attributes, Tensors], Read]] = {
     "LoihiLinear": _loihi_linear,
     "LoihiLinearGraded": _loihi_linear,
     "LoihiConv2d": _loihi_conv2d,
+    "Quantize": _quantize,
+    "Dequantize": _dequantize,
 }

@@ -18,7 +18,7 @@ from rmp_deploy.ir.graph import Input, Readout, SpikingGraph
 from rmp_deploy.ir.onnx_io import external, wire
 from rmp_deploy.ir.onnx_io.arrays import Weights, take_out
 from rmp_deploy.ir.onnx_io.functions import DOMAIN, DOMAIN_VERSION
-from rmp_deploy.ir.onnx_io.migrate import checksum_of_1, migrate
+from rmp_deploy.ir.onnx_io.migrate import REWRITTEN, checksum_of_1, migrate, state
 from rmp_deploy.ir.onnx_io.model import GRAPH_KEY, step_of, to_bytes, to_skeleton
 from rmp_deploy.ir.onnx_io.nodes import Tensors
 from rmp_deploy.ir.onnx_io.ops_of_nodes import ops_of
@@ -46,14 +46,14 @@ def load(path: str | Path) -> SpikingGraph:
 def load_runnable(path: str | Path) -> tuple[SpikingGraph, bytes | str]:
     """The graph of an .onnx file, and what a runtime is to run for it: the path, now that the file is checked.
 
-    Of an older version, which is checked as the graph that it migrates to, the bytes of that graph.
+    Of version 1, which is checked as the graph that it migrates to, the bytes of that graph.
 
     Raises:
         RmpDeployError: as `load`.
     """
     with _in_one_line(path):
         read = _read(Path(path))
-        return read.graph, str(Path(path).resolve()) if read.version == DOMAIN_VERSION else to_bytes(read.graph)
+        return read.graph, to_bytes(read.graph) if read.version <= REWRITTEN else str(Path(path).resolve())
 
 
 def load_golden(path: str | Path) -> Golden | None:
@@ -120,6 +120,7 @@ def _read(path: Path) -> _Read:
         weights: Tensors = Weights(body, source, spans)
         if version < DOMAIN_VERSION:
             migrate(model, version)
+        if version <= REWRITTEN:
             weights = take_out(body)
         graph = SpikingGraph(
             name=model.graph.name,
@@ -135,12 +136,13 @@ def _read(path: Path) -> _Read:
         if location is not None:
             external.refer(step_of(again.graph.node), arrays, location)
         _same_structure(model, again)
-        if version == 1:  # its checksum covers the parameters, and its bytes are not written any more
+        if version <= REWRITTEN:  # its checksum covers the parameters, and its bytes are not written any more
             if _bytes(model.graph) != _bytes(again.graph):
                 raise RmpDeployError("its graph is not what its spiking graph gives. Export it again.")
             if header["sha256"] != checksum_of_1(graph):
                 raise RmpDeployError("its parameters do not match their checksum. Copy or export it again.")
             return _Read(graph, golden, version)
+        state(again, version)
         if finish(again, arrays, golden) != properties.get(CHECKSUM_KEY):
             raise RmpDeployError("its content does not match its checksum. Copy or export it again.")
         inside, outside = contents(again, arrays)

@@ -5,6 +5,7 @@ An op's value carries the op's name. What an op computes is defined by `rmp_depl
 """
 
 from rmp_deploy.ir.ops.base import Array, IntArray, Op, Pair, Shape
+from rmp_deploy.ir.ops.boundary import Dequantize, Quantize
 from rmp_deploy.ir.ops.loihi import LoihiConv2d, LoihiLIF, LoihiLinear
 from rmp_deploy.ir.ops.neurons import LI, LIF, CubaLIF, Reset, SpikingNeuron
 from rmp_deploy.ir.ops.pools import AvgPool2d, MaxPool2d, SumPool2d
@@ -23,6 +24,7 @@ __all__ = [
     "Conv2d",
     "CubaLIF",
     "Delay",
+    "Dequantize",
     "Flatten",
     "IntArray",
     "Linear",
@@ -32,6 +34,7 @@ __all__ = [
     "MaxPool2d",
     "Op",
     "Pair",
+    "Quantize",
     "Reset",
     "Shape",
     "SpikingNeuron",

@@ -15,6 +15,7 @@ Array = npt.NDArray[np.float32]
 IntArray = npt.NDArray[np.int32]
 Shape = tuple[int, ...]
 Pair = tuple[int, int]
+MAX_MESSAGE_BITS = 23  # of an integer's magnitude: the width of Loihi's states, and what float32 holds exactly
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -70,6 +71,13 @@ class Op(ABC):
     def _check_span(self, name: str, value: npt.NDArray[Any], low: int, high: int) -> None:
         fits = int(value.min()) >= low and int(value.max()) <= high
         self._check(fits, f"{name} = {value.min()}..{value.max()}", f"{low}..{high}", "Scale it to fit")
+
+    def _check_broadcast(self, name: str, value: npt.NDArray[Any], shape: Shape) -> None:
+        try:
+            fits = np.broadcast_shapes(value.shape, shape) == shape
+        except ValueError:
+            fits = False
+        self._check(fits, f"{name}.shape = {value.shape}", f"what broadcasts to {shape}", "Reshape it, as in torch")
 
     @property
     def kind(self) -> str:

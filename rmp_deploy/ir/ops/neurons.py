@@ -30,13 +30,7 @@ class _Neuron(Op):
     def output_shape(self, *shapes: Shape) -> Shape:
         (shape,) = shapes
         for what, values in self.per_neuron.items():
-            try:
-                fits = np.broadcast_shapes(values.shape, shape) == shape
-            except ValueError:
-                fits = False
-            self._check(
-                fits, f"{what}.shape = {values.shape}", f"what broadcasts to {shape}", "Reshape it, as in torch"
-            )
+            self._check_broadcast(what, values, shape)
         return shape
 
 
