@@ -1,7 +1,8 @@
-"""Hardware profiles: what one operation costs, who says so, and how far that figure may be trusted.
+"""Hardware profiles: what one operation costs, how much fits, who says so, and how far each figure may be trusted.
 
 A profile is a TOML file. Every number carries value, unit, scope, evidence and source. TOML has no null, so an unknown
 figure is written ``value = "unknown"`` with a `why` and becomes None: never 0, and never a silent gap.
+docs/profiles.md describes every key.
 """
 
 from __future__ import annotations
@@ -23,6 +24,8 @@ else:
 Scope = Literal["per_term", "all_in"]
 Evidence = Literal["measured", "simulated", "derived", "estimated"]
 Status = Literal["priced", "unknown", "included"]
+Extent = Literal["chip", "core", "neuron", "synapse", "spike"]
+Origin = Literal["published", "software", "secondary", "derived"]
 
 
 class Term(NamedTuple):
@@ -30,6 +33,14 @@ class Term(NamedTuple):
 
     title: str
     unit: str
+
+
+class LimitKind(NamedTuple):
+    """What a limit counts, what it is a limit of, and the least value that it can have."""
+
+    unit: str
+    scope: Extent
+    least: int = 1
 
 
 TERMS: dict[str, Term] = {
@@ -48,16 +59,21 @@ TERMS: dict[str, Term] = {
     "state_read": Term("membranes read", "word"),
     "state_write": Term("membranes written", "word"),
 }
-LIMITS: dict[str, str] = {  # name -> unit
-    "cores": "core",
-    "neurons_per_core": "neuron",
-    "input_axons_per_core": "axon",
-    "output_axons_per_core": "axon",
-    "synapse_memory_per_core": "byte",
-    "weight_bits": "bit",
-    "decay_bits": "bit",
-    "threshold_bits": "bit",
-    "state_bits": "bit",
+LIMITS: dict[str, LimitKind] = {
+    "cores": LimitKind("core", "chip"),
+    "neurons_per_core": LimitKind("neuron", "core"),
+    "input_axons_per_core": LimitKind("axon", "core"),
+    "output_axons_per_core": LimitKind("axon", "core"),
+    "synapse_memory_per_core": LimitKind("byte", "core"),
+    "synapses_per_core": LimitKind("synapse", "core"),
+    "thresholds_per_core": LimitKind("value", "core"),
+    "weight_bits": LimitKind("bit", "synapse"),
+    "delay_steps": LimitKind("step", "synapse", 0),
+    "decay_bits": LimitKind("bit", "neuron"),
+    "threshold_bits": LimitKind("bit", "neuron"),
+    "bias_bits": LimitKind("bit", "neuron"),
+    "state_bits": LimitKind("bit", "neuron"),
+    "graded_spike_bits": LimitKind("bit", "spike", 0),  # 0: a spike carries nothing
 }
 PER_JOULE: dict[str, float] = {"J": 1.0, "nJ": 1e9, "pJ": 1e12, "fJ": 1e15}
 ABSENT = "not in the profile"
@@ -101,10 +117,16 @@ class Price:
 
 @dataclass(frozen=True)
 class Limit:
-    """A size that the hardware cannot exceed, in `unit`; None is unknown, and `why` says why."""
+    """A size that the hardware cannot exceed, in `unit` for each `scope`; None is unknown, and `why` says why.
+
+    evidence: published by the maker; in the source of `software` for the chip; reported by others (`secondary`);
+    `derived` from other figures.
+    """
 
     value: int | None
     unit: str
+    scope: Extent
+    evidence: Origin | None = None
     source: str = ""
     why: str = ""
 
@@ -130,7 +152,7 @@ class HardwareProfile:
     def __post_init__(self) -> None:
         absent = Price(why=ABSENT)
         prices = {term: self.prices.get(term, absent) for term in TERMS}
-        limits = {n: self.limits.get(n, Limit(None, unit, why=ABSENT)) for n, unit in LIMITS.items()}
+        limits = {n: self.limits.get(n, Limit(None, k.unit, k.scope, why=ABSENT)) for n, k in LIMITS.items()}
         object.__setattr__(self, "prices", prices)
         object.__setattr__(self, "limits", limits)
         figures = {term: price.figure for term, price in prices.items() if price.figure is not None}
@@ -177,7 +199,7 @@ def parse(document: Mapping[str, object], where: str) -> HardwareProfile:
     """Validate a parsed TOML document; `where` names it in errors.
 
     Raises:
-        RmpDeployError: an unknown or missing key, unit, scope or evidence, a negative energy, or mixed scopes.
+        RmpDeployError: an unknown or missing key, unit, scope or evidence, a negative figure, or mixed scopes.
     """
     _keys(where, document, ("name", "title", "terms"), optional=("notes", "uncounted", "limits"))
     notes = document.get("notes", [])
@@ -241,17 +263,21 @@ def _price(where: str, raw: Mapping[str, object]) -> Price:
     return Price(figure)
 
 
-def _limit(where: str, raw: Mapping[str, object], wanted: str) -> Limit:
+def _limit(where: str, raw: Mapping[str, object], kind: LimitKind) -> Limit:
     if raw.get("value") == "unknown":
         _keys(where, raw, ("value", "why"))
-        return Limit(None, wanted, why=_text(where, "why", raw["why"]))
-    _keys(where, raw, ("value", "unit", "source"))
-    value, unit = raw["value"], raw["unit"]
-    if unit != wanted:
-        raise _bad(where, f"unit = {_show(unit)}", wanted, "Convert the value")
-    if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-        raise _bad(where, f"value = {_show(value)}", 'an integer >= 1, or "unknown" with a why', "Correct it")
-    return Limit(value, wanted, source=_text(where, "source", raw["source"]))
+        return Limit(None, kind.unit, kind.scope, why=_text(where, "why", raw["why"]))
+    _keys(where, raw, ("value", "unit", "scope", "evidence", "source"))
+    for key, allowed in (("unit", kind.unit), ("scope", kind.scope)):
+        if raw[key] != allowed:
+            raise _bad(where, f"{key} = {_show(raw[key])}", allowed, "Convert the value")
+    value, evidence = raw["value"], raw["evidence"]
+    if isinstance(value, bool) or not isinstance(value, int) or not kind.least <= value <= MAX_VALUE:
+        allowed = f'an integer >= {kind.least}, or "unknown" with a why'
+        raise _bad(where, f"value = {_show(value)}", allowed, "Correct it")
+    if evidence not in get_args(Origin):
+        raise _bad(where, f"evidence = {_show(evidence)}", " or ".join(get_args(Origin)), "Choose one")
+    return Limit(value, kind.unit, kind.scope, evidence, _text(where, "source", raw["source"]))  # type: ignore[arg-type]
 
 
 def _bad(where: str, what: str, allowed: str, todo: str) -> RmpDeployError:

@@ -11,7 +11,7 @@ from rich.text import Text
 
 from rmp_deploy.cli.common import print_json
 from rmp_deploy.hw_profiles import HardwareProfile, load, names
-from rmp_deploy.report.text import price
+from rmp_deploy.report.text import count, price
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -27,9 +27,11 @@ def run(args: argparse.Namespace) -> int:
     if args.profile:
         _show(chosen[0], out)
         return 0
-    table = Table("profile", "mac", "ac", "title", box=None)
+    table = Table("profile", "mac", "ac", "cores", "neurons per core", "title", box=None)
     for profile in chosen:
-        _row(table, profile.name, *(price(profile.prices[t].joule) for t in ("mac", "ac")), profile.title)
+        energies = (price(profile.prices[t].joule) for t in ("mac", "ac"))
+        sizes = (count(profile.limits[n].value) for n in ("cores", "neurons_per_core"))
+        _row(table, profile.name, *energies, *sizes, profile.title)
     out.print(table)
     return 0
 
@@ -47,10 +49,10 @@ def _show(profile: HardwareProfile, console: Console) -> None:
         else:
             _row(table, term, price(figure.joule), figure.scope, figure.evidence, figure.source)
     console.print(table)
-    limits = Table("limit", "value", "source, or why there is none", box=None)
+    limits = Table("limit", "value", "of one", "evidence", "source, or why there is none", box=None)
     for name, limit in profile.limits.items():
-        value = "unknown" if limit.value is None else f"{limit.value:,} {limit.unit}"
-        _row(limits, name, value, limit.source or limit.why)
+        value = "unknown" if limit.value is None else f"{limit.value:,} {limit.unit}{'s' * (limit.value != 1)}"
+        _row(limits, name, value, limit.scope, limit.evidence or "", limit.source or limit.why)
     console.print(limits)
 
 

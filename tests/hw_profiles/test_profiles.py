@@ -3,7 +3,9 @@
 import pytest
 
 from rmp_deploy.errors import RmpDeployError
-from rmp_deploy.hw_profiles import LIMITS, TERMS, Figure, HardwareProfile, Price, load, names
+from rmp_deploy.hw_profiles import LIMITS, TERMS, Figure, HardwareProfile, Limit, Price, load, names
+from rmp_deploy.ir.ops.loihi import PARAMETER_SPAN
+from rmp_deploy.ir.reference_loihi import STATE_LIMIT
 
 GOOD = """
 name = "chip"
@@ -28,7 +30,7 @@ def joules(profile):
 
 
 def test_names():
-    assert names() == ["cmos45", "loihi1"]
+    assert names() == ["cmos45", "loihi1", "loihi2"]
 
 
 def test_cmos45():
@@ -57,8 +59,32 @@ def test_loihi1():
     }  # fmt: skip
     assert {name: limit.value for name, limit in profile.limits.items()} == {
         "cores": 128, "neurons_per_core": 1024, "input_axons_per_core": 4096, "output_axons_per_core": 4096,
-        "synapse_memory_per_core": 131072, "weight_bits": 9, "decay_bits": 12, "threshold_bits": 17, "state_bits": 24,
+        "synapse_memory_per_core": 131072, "synapses_per_core": None, "thresholds_per_core": 8, "weight_bits": 9,
+        "delay_steps": 62, "decay_bits": 12, "threshold_bits": 17, "bias_bits": 13, "state_bits": 24,
+        "graded_spike_bits": 0,
     }  # fmt: skip
+
+
+def test_loihi2_has_limits_and_no_energy():
+    profile = load("loihi2")
+    assert {p.status for p in profile.prices.values()} == {"unknown"}
+    assert {name: limit.value for name, limit in profile.limits.items()} == {
+        "cores": 128, "neurons_per_core": 8192, "input_axons_per_core": None, "output_axons_per_core": None,
+        "synapse_memory_per_core": None, "synapses_per_core": 937_500, "thresholds_per_core": None, "weight_bits": 8,
+        "delay_steps": None, "decay_bits": 12, "threshold_bits": 17, "bias_bits": 13, "state_bits": 24,
+        "graded_spike_bits": 32,
+    }  # fmt: skip
+    assert 128 * 937_500 == 120_000_000
+
+
+def test_the_widths_are_those_of_our_integer_ops():
+    """What a LoihiLIF can hold is what the profiles say that the chips hold."""
+    for name in ("loihi1", "loihi2"):
+        limits = load(name).limits
+        for what, parameter in (("decay_bits", "du"), ("threshold_bits", "vth")):
+            assert PARAMETER_SPAN[parameter][1] == 2 ** limits[what].value - 1
+        assert PARAMETER_SPAN["bias_mant"] == (-(2 ** (limits["bias_bits"].value - 1)), 4095)
+        assert 2 ** (limits["state_bits"].value - 1) == STATE_LIMIT
 
 
 @pytest.mark.parametrize("name", names())
@@ -72,8 +98,10 @@ def test_every_shipped_entry_explains_itself(name):
     for price in profile.prices.values():
         assert price.why != "not in the profile"
         assert price.why if price.figure is None else "doi" in price.figure.source
+    if any(limit.value is not None for limit in profile.limits.values()):
+        assert "not in the profile" not in {limit.why for limit in profile.limits.values()}
     for limit in profile.limits.values():
-        assert limit.why if limit.value is None else limit.source
+        assert limit.why if limit.value is None else limit.source and limit.evidence
 
 
 def test_a_path_works_and_what_a_profile_leaves_out_is_unknown(tmp_path):
@@ -81,7 +109,9 @@ def test_a_path_works_and_what_a_profile_leaves_out_is_unknown(tmp_path):
     assert joules(profile) == {"ac": 5e-12}
     assert profile.prices["mac"] == Price(why="not in the profile")
     assert profile.prices["mac"].joule is None
-    assert profile.limits["cores"].value is None
+    assert (profile.limits["cores"].value, profile.limits["cores"].why) == (None, "not in the profile")
+    assert load_text(tmp_path, GOOD + CORES).limits["cores"] == Limit(2, "core", "chip", "published", "s")
+    profile = load_text(tmp_path, GOOD)
     assert load(str(tmp_path / "chip.toml")) == profile
 
 
@@ -95,6 +125,7 @@ def test_a_true_zero_is_not_unknown(tmp_path):
     assert (price.joule, price.status) == (0.0, "priced")
 
 
+CORES = '[limits.cores]\nvalue = 2\nunit = "core"\nscope = "chip"\nevidence = "published"\nsource = "s"\n'
 MAC_ALL_IN = '[terms.mac]\nvalue = 1\nunit = "pJ"\nscope = "all_in"\nevidence = "measured"\nsource = "s"\n'
 BAD = {
     "unknown key": (GOOD + "price = 3\n", r"terms\.ac: unknown key 'price', allowed value, unit"),
@@ -136,19 +167,34 @@ BAD = {
     "no name": (GOOD.replace('name = "chip"', ""), r"key 'name' is missing"),
     "notes are a text": ('notes = "n"\n' + GOOD, r"notes = 'n', allowed a list"),
     "deep nesting": (GOOD.replace('name = "chip"', "name." + "a." * 2000 + "b = 1"), r"name = \{'a': "),
-    "unknown limit": (
-        GOOD + '[limits.wings]\nvalue = 2\nunit = "core"\nsource = "s"\n',
-        r"limits: unknown key 'wings'",
+    "unknown limit": (GOOD + CORES.replace("cores", "wings"), r"limits: unknown key 'wings', allowed cores, neurons"),
+    "limit unit": (GOOD + CORES.replace('"core"', '"pJ"'), r"limits\.cores: unit = 'pJ', allowed core"),
+    "limit scope": (GOOD + CORES.replace("chip", "core"), r"limits\.cores: scope = 'core', allowed chip"),
+    "limit evidence": (
+        GOOD + CORES.replace("published", "rumour"),
+        r"cores: evidence = 'rumour', allowed published or software or secondary or derived",
     ),
-    "limit unit": (
-        GOOD + '[limits.cores]\nvalue = 2\nunit = "pJ"\nsource = "s"\n',
-        r"cores: unit = 'pJ', allowed core",
+    "limit of 0": (GOOD + CORES.replace("2", "0"), r"cores: value = 0, allowed an integer >= 1"),
+    "negative limit": (GOOD + CORES.replace("2", "-3"), r"cores: value = -3, allowed an integer >= 1"),
+    "negative spike bits": (
+        GOOD
+        + CORES.replace("cores", "graded_spike_bits")
+        .replace("core", "bit")
+        .replace("chip", "spike")
+        .replace("2", "-1"),
+        r"graded_spike_bits: value = -1, allowed an integer >= 0",
     ),
-    "limit of 0": (
-        GOOD + '[limits.cores]\nvalue = 0\nunit = "core"\nsource = "s"\n',
-        r"cores: value = 0, allowed an int",
-    ),
-    "limit without source": (GOOD + '[limits.cores]\nvalue = 2\nunit = "core"\n', r"cores: key 'source' is missing"),
+    "limit with a fraction": (GOOD + CORES.replace("2", "2.5"), r"cores: value = 2\.5, allowed an integer"),
+    "huge limit": (GOOD + CORES.replace("2", "0x" + "f" * 9000), r"cores: value = .{1,60}, allowed an integer"),
+    "limit is a number": (GOOD + "[limits]\ncores = 2\n", r"limits\.cores: value = 2, allowed a table"),
+    "unknown limit without why": (GOOD + '[limits.cores]\nvalue = "unknown"\n', r"limits\.cores: key 'why' is missing"),
+    **{
+        f"limit without {key}": (
+            GOOD + "".join(x + "\n" for x in CORES.splitlines() if not x.startswith(key)),
+            rf"limits\.cores: key '{key}' is missing",
+        )
+        for key in ("value", "unit", "scope", "evidence", "source")
+    },
     "strange name": (GOOD + '[uncounted."a\\nb"]\nvalue = "unknown"\nwhy = "w"\n', r"uncounted: name = 'a\\nb'"),
     "not TOML": ("name = = 3", r"not TOML \(.*\)"),
     **{
@@ -191,7 +237,9 @@ def test_not_text_and_too_large(tmp_path):
 
 @pytest.mark.parametrize("name", ["loihi7", "", "toml"])
 def test_an_unknown_name_lists_the_known_ones(name):
-    with pytest.raises(RmpDeployError, match=rf"profile '{name}': unknown name, allowed cmos45, loihi1 or a path"):
+    with pytest.raises(
+        RmpDeployError, match=rf"profile '{name}': unknown name, allowed cmos45, loihi1, loihi2 or a path"
+    ):
         load(name)
 
 
