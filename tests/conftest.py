@@ -3,12 +3,26 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 
 import numpy as np
 import pytest
 
 from rmp_deploy.ir.graph import Input, Readout, SpikingGraph
-from rmp_deploy.ir.ops import LIF, AvgPool2d, BatchNorm, Conv2d, Flatten, Linear
+from rmp_deploy.ir.ops import (
+    LIF,
+    AvgPool2d,
+    BatchNorm,
+    Conv2d,
+    Dequantize,
+    Flatten,
+    Linear,
+    LoihiConv2d,
+    LoihiLIF,
+    LoihiLinear,
+    Op,
+)
+from rmp_deploy.passes.fold_pool import fold_pool
 
 
 def make_convnet(seed: int = 0, T: int = 4, norms: bool = False, pools: bool = True) -> SpikingGraph:
@@ -58,3 +72,33 @@ def convnet() -> Callable[..., SpikingGraph]:
 def images() -> Callable[..., np.ndarray]:
     """Real-valued samples [n, 2, 8, 8] in 0..1."""
     return lambda n=6, seed=1: np.random.default_rng(seed).random((n, 2, 8, 8), dtype=np.float32)
+
+
+def make_quantized(graph: SpikingGraph) -> SpikingGraph:
+    """A plain 8-bit form of `make_convnet`'s graph: conv1 and lif1 stay on the host, the rest is Loihi's."""
+    ops: list[Op] = []
+    scale = 0.0  # integers per real unit of the current
+    for op in fold_pool(graph).ops:
+        if op.name in ("conv1", "lif1") or isinstance(op, Flatten):
+            ops.append(op)
+        elif isinstance(op, Conv2d | Linear):
+            scale = 254 / float(np.abs(op.weight).max())
+            weight = 2 * np.rint(op.weight * scale / 2).astype(np.int32)
+            geometry = {} if isinstance(op, Linear) else {"stride": op.stride, "padding": op.padding}
+            kind = LoihiLinear if isinstance(op, Linear) else LoihiConv2d
+            ops.append(kind(name=op.name, inputs=op.inputs, weight=weight, **geometry))
+            bias = op.bias
+        else:
+            mantissa = (bias * scale).reshape(-1, *(1,) * (len(graph.shapes[op.name]) - 1))
+            real = {"dv": 4096 * (1 - op.decay), "vth": op.v_threshold * scale - 0.5, "bias_mant": mantissa}
+            integers = {what: np.rint(values).astype(np.int32) for what, values in real.items()}
+            ops.append(LoihiLIF(name=op.name, inputs=op.inputs, du=4095, bias_exp=6, **integers))
+    readout = ops[-1]
+    ops.append(Dequantize(name="output_real", inputs=(readout.name,), scale=1 / scale, bias=bias))
+    return replace(graph, name=f"{graph.name}-int", ops=tuple(ops), readout=Readout("output_real", graph.readout.rule))
+
+
+@pytest.fixture
+def quantized() -> Callable[[SpikingGraph], SpikingGraph]:
+    """`make_quantized`"""
+    return make_quantized

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from itertools import pairwise
-from typing import Any
+from typing import Any, Literal, TypeVar, get_args
 
 import numpy as np
 import numpy.typing as npt
@@ -17,16 +17,20 @@ import numpy.typing as npt
 from rmp_deploy.analysis.replay import Replay, replay
 from rmp_deploy.errors import RmpDeployError
 from rmp_deploy.ir.graph import SpikingGraph
-from rmp_deploy.ir.ops import LIF, SpikingNeuron
+from rmp_deploy.ir.ops import LIF, LoihiLIF, SpikingNeuron
 from rmp_deploy.ir.trace import Trace
 
 Mask = npt.NDArray[np.bool_]
+Cause = Literal["wrong", "tie", "inherited"]
 RESOLUTION = 0.01
 
 
 @dataclass(frozen=True)
 class Divergence:
-    """The first neuron and time step where a trace leaves the graph, or else where the two traces part."""
+    """The first neuron and time step where a trace leaves the graph, or else where the two traces part.
+
+    `cause`: the spike is ``wrong``, a ``tie``, or right given its inputs, which differ (``inherited``).
+    """
 
     sample: int
     step: int
@@ -36,7 +40,21 @@ class Divergence:
     u: float
     v_threshold: float
     distance: float  # |u - v_threshold|
-    tolerance: float  # what float32 rounding can explain of this potential
+    tolerance: float  # what float32 rounding can explain of this potential; 0 for Loihi's integers
+    cause: Cause
+
+
+@dataclass(frozen=True)
+class PotentialDivergence:
+    """The first potential after the reset that is not the one of its trace's own spikes; None: not recorded."""
+
+    sample: int
+    step: int
+    neuron: tuple[int, ...]
+    v_from: float | None
+    v_to: float | None
+    v: float  # that of the spikes of the trace that is wrong
+    tolerance: float
 
 
 @dataclass(frozen=True)
@@ -55,18 +73,53 @@ class LayerParity:
     v_holds: bool  # each trace's potentials are those of its own spikes
     max_v_error: float | None  # over the samples without a mismatch; None where a trace has no v or none is left
     first: Divergence | None
+    first_v: PotentialDivergence | None
+    exact: bool  # Loihi's integers: equal bit for bit, no tolerance
+
+    def followed_by(self, later: LayerParity, samples: int) -> LayerParity:
+        """This layer over `samples` samples and then over `later`'s."""
+        errors = [e for e in (self.max_v_error, later.max_v_error) if e is not None]
+        first = [f for f in (self.first, _moved(later.first, samples)) if f is not None]
+        first_v = [f for f in (self.first_v, _moved(later.first_v, samples)) if f is not None]
+        return LayerParity(
+            layer=self.layer,
+            compared=self.compared + later.compared,
+            mismatches=self.mismatches + later.mismatches,
+            ties=self.ties + later.ties,
+            holds=self.holds and later.holds,
+            v_holds=self.v_holds and later.v_holds,
+            max_v_error=max(errors, default=None),
+            first=min(first, key=lambda f: (get_args(Cause).index(f.cause), f.step), default=None),
+            first_v=min(first_v, key=lambda f: f.step, default=None),
+            exact=self.exact,
+        )
 
 
 @dataclass(frozen=True)
 class Rung:
-    """Two traces, compared in every layer and in the readout; holds where both are runs of the graph."""
+    """Two traces, compared in every layer and in the readout; holds where both are runs of the graph.
+
+    `+` joins two parts of a data set, the right one's samples behind the left one's.
+    """
 
     source: str
     target: str
+    samples: int
     holds: bool
     max_output_error: float
     output_holds: bool  # each readout is the one that its own spikes give
     layers: tuple[LayerParity, ...]
+
+    def __add__(self, later: Rung) -> Rung:
+        return Rung(
+            source=self.source,
+            target=self.target,
+            samples=self.samples + later.samples,
+            holds=self.holds and later.holds,
+            max_output_error=max(self.max_output_error, later.max_output_error),
+            output_holds=self.output_holds and later.output_holds,
+            layers=tuple(a.followed_by(b, self.samples) for a, b in zip(self.layers, later.layers, strict=True)),
+        )
 
     @property
     def compared(self) -> int:
@@ -75,6 +128,13 @@ class Rung:
     @property
     def mismatches(self) -> int:
         return sum(layer.mismatches for layer in self.layers)
+
+
+Place = TypeVar("Place", Divergence, PotentialDivergence)
+
+
+def _moved(first: Place | None, samples: int) -> Place | None:
+    return None if first is None else replace(first, sample=first.sample + samples)
 
 
 def climb(
@@ -143,6 +203,7 @@ def _compare(graph: SpikingGraph, a: Trace, of_a: Replay, b: Trace, of_b: Replay
     return Rung(
         source=a.backend,
         target=b.backend,
+        samples=a.n_samples,
         holds=output_holds and all(layer.holds for layer in layers),
         max_output_error=float(np.abs(a.output - b.output).max()),
         output_holds=output_holds,
@@ -153,15 +214,15 @@ def _compare(graph: SpikingGraph, a: Trace, of_a: Replay, b: Trace, of_b: Replay
 def _layer(
     op: SpikingNeuron, a: Trace, of_a: Replay, b: Trace, of_b: Replay, differs: Mask, clean: Mask
 ) -> LayerParity:
-    contradicted, broken = np.zeros_like(differs), np.zeros_like(differs)
-    potentials_hold = True
+    contradicted, broken, off = (np.zeros_like(differs) for _ in range(3))
     for trace, own in ((a, of_a.layers[op.name]), (b, of_b.layers[op.name])):
         wrong: Mask = (own.u > op.threshold) != trace.spikes[op.name]
         contradicted |= wrong
         broken |= wrong & (np.abs(own.u - op.threshold) > np.minimum(own.tolerance, _resolution(op)))
         if op.name in trace.v:
-            potentials_hold &= bool((np.abs(trace.v[op.name] - own.v) <= own.v_tolerance).all())
-    index = next((_earliest(mask) for mask in (broken, contradicted, differs) if mask.any()), None)
+            off |= ~(np.abs(trace.v[op.name] - own.v) <= own.v_tolerance)
+    causes: dict[Cause, Mask] = {"wrong": broken, "tie": contradicted, "inherited": differs}
+    first = next(((cause, _earliest(mask)) for cause, mask in causes.items() if mask.any()), None)
     v_error = None
     if op.name in a.v and op.name in b.v and clean.any():
         v_error = float(np.abs(a.v[op.name][clean] - b.v[op.name][clean]).max())
@@ -170,10 +231,12 @@ def _layer(
         compared=int(differs.size),
         mismatches=int(differs.sum()),
         ties=int((contradicted & ~broken).sum()),
-        holds=potentials_hold and not bool(broken.any()),
-        v_holds=potentials_hold,
+        holds=not bool(off.any() or broken.any()),
+        v_holds=not bool(off.any()),
         max_v_error=v_error,
-        first=None if index is None else _divergence(op, a, of_a, b, of_b, index),
+        first=None if first is None else _divergence(op, a, of_a, b, of_b, *first),
+        first_v=_potential(op.name, a, of_a, b, of_b, _earliest(off)) if off.any() else None,
+        exact=isinstance(op, LoihiLIF),
     )
 
 
@@ -197,7 +260,7 @@ def _earliest(mask: Mask) -> tuple[int, ...]:
 
 
 def _divergence(
-    op: SpikingNeuron, a: Trace, of_a: Replay, b: Trace, of_b: Replay, index: tuple[int, ...]
+    op: SpikingNeuron, a: Trace, of_a: Replay, b: Trace, of_b: Replay, cause: Cause, index: tuple[int, ...]
 ) -> Divergence:
     """What happened at `index`; the potential is that of the trace whose spike its own inputs contradict most."""
     threshold = float(np.broadcast_to(op.threshold, a.spikes[op.name].shape)[index])
@@ -218,4 +281,24 @@ def _divergence(
         v_threshold=threshold,
         distance=abs(u - threshold),
         tolerance=float(min(own.tolerance[index], np.broadcast_to(_resolution(op), own.u.shape)[index])),
+        cause=cause,
+    )
+
+
+def _potential(
+    name: str, a: Trace, of_a: Replay, b: Trace, of_b: Replay, index: tuple[int, ...]
+) -> PotentialDivergence:
+    """What was recorded at `index`, and what the trace that is further off should have had."""
+    recorded = [float(trace.v[name][index]) if name in trace.v else None for trace in (a, b)]
+    owns = [of_a.layers[name], of_b.layers[name]]
+    errors = [-1.0 if v is None else abs(v - float(o.v[index])) for v, o in zip(recorded, owns, strict=True)]
+    own = owns[int(np.argmax(errors))]
+    return PotentialDivergence(
+        sample=index[0],
+        step=index[1],
+        neuron=index[2:],
+        v_from=recorded[0],
+        v_to=recorded[1],
+        v=float(own.v[index]),
+        tolerance=float(own.v_tolerance[index]),
     )

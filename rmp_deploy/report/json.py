@@ -9,10 +9,11 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict
 from typing import Any
 
+from rmp_deploy.analysis.agreement import Agreement
 from rmp_deploy.analysis.counts import Counts, Twin
 from rmp_deploy.analysis.energy import EnergyLedger
 from rmp_deploy.analysis.membranes import Histogram
-from rmp_deploy.analysis.parity import Divergence, Rung
+from rmp_deploy.analysis.parity import Divergence, PotentialDivergence, Rung
 from rmp_deploy.hw_profiles import TERMS
 from rmp_deploy.ir.graph import SpikingGraph, describe
 from rmp_deploy.ir.ops import LIF
@@ -56,29 +57,58 @@ def accuracy(correct: int, samples: int) -> Section:
     return {"correct": correct, "samples": samples, "value": correct / samples}
 
 
-def parity(rungs: Sequence[Rung], samples: int, seconds: Mapping[str, float], self_check: Section | None) -> Section:
-    """The ladder; `seconds` [s] that each backend took; `self_check`: the file's own golden samples, if it has any."""
+def parity(
+    rungs: Sequence[Section], samples: int, self_check: Section | None, quantization: Section | None = None
+) -> Section:
+    """The ladder of one network, or of two and what lies between them; `self_check`: FILE's own golden samples."""
+    checks = [self_check, None if quantization is None else quantization["self_check"]]
     return {
         "samples": samples,
-        "holds": all(rung.holds for rung in rungs) and (self_check is None or bool(self_check["holds"])),
+        "holds": all(rung["holds"] for rung in rungs) and all(check["holds"] for check in checks if check is not None),
         "self_check": self_check,
-        "rungs": [
-            {
-                "from": rung.source,
-                "to": rung.target,
-                "holds": rung.holds,
-                "compared": rung.compared,
-                "mismatches": rung.mismatches,
-                "seconds": seconds[rung.target],
-                "output_holds": rung.output_holds,
-                "max_output_error": rung.max_output_error,
-                "layers": [
-                    {**asdict(layer), "first": None if layer.first is None else _divergence(layer.first)}
-                    for layer in rung.layers
-                ],
-            }
-            for rung in rungs
-        ],
+        "quantization": quantization,
+        "rungs": list(rungs),
+    }
+
+
+def rungs(found: Sequence[Rung], seconds: Mapping[str, float], integer: bool) -> list[Section]:
+    """The rungs of one network; `seconds` [s] that each backend took."""
+    return [
+        {
+            "from": rung.source,
+            "to": rung.target,
+            "arithmetic": "integer" if integer else "float",
+            "holds": rung.holds,
+            "compared": rung.compared,
+            "mismatches": rung.mismatches,
+            "seconds": seconds[rung.target],
+            "output_holds": rung.output_holds,
+            "max_output_error": rung.max_output_error,
+            "layers": [
+                {
+                    **asdict(layer),
+                    "first": None if layer.first is None else _divergence(layer.first, "spike_"),
+                    "first_v": None if layer.first_v is None else _divergence(layer.first_v, "v_"),
+                }
+                for layer in rung.layers
+            ],
+        }
+        for rung in found
+    ]
+
+
+def quantization(file: str, cost: Agreement, correct: tuple[int, int] | None, self_check: Section | None) -> Section:
+    """What quantization cost; `correct` predictions of the float and of the integer network, where there are labels."""
+    counts = ("compared", "mismatches")
+    return {
+        "file": file,
+        **{key: getattr(cost, key) for key in counts},
+        "same_predictions": cost.same_predictions,
+        "accuracy": None
+        if correct is None
+        else {key: accuracy(n, cost.samples) for key, n in zip(("float", "integer"), correct, strict=True)},
+        "layers": [{**asdict(layer), "agreement": layer.agreement} for layer in cost.layers],
+        "self_check": self_check,
     }
 
 
@@ -155,9 +185,10 @@ def training(config: Mapping[str, Any], seconds: float, arms: Iterable[tuple[str
     }
 
 
-def _divergence(first: Divergence) -> Section:
+def _divergence(first: Divergence | PotentialDivergence, sides: str) -> Section:
+    """`sides`: how the fields of the two traces begin."""
     found = asdict(first)
-    found["from"], found["to"] = found.pop("spike_from"), found.pop("spike_to")
+    found["from"], found["to"] = found.pop(f"{sides}from"), found.pop(f"{sides}to")
     return {**found, "neuron": list(first.neuron)}
 
 

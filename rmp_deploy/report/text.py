@@ -101,6 +101,32 @@ def verdict(rung: Section) -> str:
     return plural(total(rung, "mismatches"), "mismatching spike")
 
 
+def is_integer(rung: Section) -> bool:
+    """True for a rung of a network of Loihi's integers."""
+    return rung.get("arithmetic") == "integer"
+
+
+def exactness(rung: Section) -> str:
+    """What an integer rung that holds has proven, and which of its layers were judged as float; empty for floats."""
+    if not (rung["holds"] and is_integer(rung)):
+        return ""
+    host = [layer["layer"] for layer in rung["layers"] if not layer["exact"]]
+    return "bit for bit" + (f" but for {', '.join(host)} (float, on the host)" if host else "")
+
+
+def quantization(section: Section) -> str:
+    """What quantization changed, in one line; empty where only one network was verified."""
+    cost = section.get("quantization")
+    if not cost:
+        return ""
+    parts = [f"{cost['mismatches']:,} of {cost['compared']:,} spikes differ"]
+    parts.append(f"{cost['same_predictions']:,} of {plural(section['samples'], 'prediction')} the same")
+    if cost["accuracy"]:
+        before, after = (percent(cost["accuracy"][key]["value"]) for key in ("float", "integer"))
+        parts.append(f"accuracy {before} -> {after}")
+    return f"quantization (a loss, not judged): {', '.join(parts)}"
+
+
 def explained(rung: Section) -> str:
     """Why a rung with mismatches holds all the same; empty where there is nothing to explain."""
     if not rung["holds"] or not total(rung, "mismatches"):
@@ -115,7 +141,7 @@ def readout(rung: Section) -> str:
     return f"readout differs by {number(rung['max_output_error'])}, "
 
 
-def self_check(section: Section) -> str:
+def self_check(section: Section, file: str = "the file") -> str:
     """What the file's own golden samples say; empty where the file holds none."""
     check = section.get("self_check")
     if not check:
@@ -128,7 +154,7 @@ def self_check(section: Section) -> str:
         result = f"float rounding at a threshold explains other spike counts in {', '.join(bad)}"
     else:
         result = f"other spike counts in {', '.join(bad)}"
-    return f"self-check of the file on its {plural(check['samples'], 'golden sample')}: {result}"
+    return f"self-check of {file} on its {plural(check['samples'], 'golden sample')}: {result}"
 
 
 def divergence(first: Section, rung: Section) -> str:
@@ -137,8 +163,23 @@ def divergence(first: Section, rung: Section) -> str:
     sides = f"{rung['from']} {first['from']}, {rung['to']} {first['to']}"
     place = f"sample {first['sample']}, step {first['step']}, neuron ({neuron}): {sides}"
     u, threshold = number(first["u"], 9), number(first["v_threshold"], 9)
-    rounding = f" (float rounding explains {number(first['tolerance'])})" if first.get("tolerance") is not None else ""
+    rounding = f" (float rounding explains {number(first['tolerance'])})" if first.get("tolerance") else ""
     return f"{place}; u = {u}, threshold {threshold}, distance {number(first['distance'])}{rounding}"
+
+
+def potential(layer: Section, rung: Section) -> str:
+    """Where a potential is not the one of its own spikes; empty where all are."""
+    if layer.get("v_holds", True):
+        return ""
+    first = layer.get("first_v")
+    if not first:
+        return f"potentials of {layer['layer']} differ by more than float rounding explains"
+    neuron = ", ".join(str(i) for i in first["neuron"])
+    place = f"sample {first['sample']}, step {first['step']}, neuron ({neuron})"
+    sides = ", ".join(f"{rung[side]} {number(first[side], 9)}" for side in ("from", "to"))
+    excuse = f", float rounding explains {number(first['tolerance'])}" if first["tolerance"] else ""
+    why = f"the spikes give {number(first['v'], 9)}{excuse}"
+    return f"potentials of {layer['layer']} differ first at {place}: {sides}; {why}"
 
 
 def sample_noun(document: Section) -> str:
@@ -208,24 +249,35 @@ def _row(table: Table, *cells: str) -> None:
 
 
 def parity(section: Section) -> RenderableType:
-    """One verdict line per rung, the layers under them, and every first divergence in full."""
+    """One verdict line per rung, the layers under them, and every first divergence in full.
+
+    What quantization cost stands between the float and the integer network, and is no rung.
+    """
     lines: list[RenderableType] = []
     columns = ("hand-over", "layer", "compared", "mismatches", "ties", "largest |Δv|")
     table = _table(f"Spikes compared, {plural(section['samples'], 'sample')}", columns, left=2)
+    cost = quantization(section)
     for rung in section["rungs"]:
+        if cost and is_integer(rung):
+            lines.append(Text(cost, "italic"))
+            for layer in section["quantization"]["layers"]:
+                numbers = (f"{layer[field]:,}" for field in ("compared", "mismatches"))
+                _row(table, "quantization (a loss)", layer["layer"], *numbers, MISSING, MISSING)
+            cost = ""
         name = f"{rung['from']} -> {rung['to']}"
-        result = explained(rung) if rung["holds"] else f"{readout(rung)}DOES NOT HOLD"
-        words = f"{name}: {verdict(rung)} of {total(rung, 'compared'):,} compared"
+        result = explained(rung) or exactness(rung) if rung["holds"] else f"{readout(rung)}DOES NOT HOLD"
+        words = f"{'integer: ' * is_integer(rung)}{name}: {verdict(rung)} of {total(rung, 'compared'):,} compared"
         lines.append(Text(f"{words}, {result}" if result else words, "" if rung["holds"] else "bold"))
         for layer in rung["layers"]:
             numbers = (f"{layer[field]:,}" for field in ("compared", "mismatches", "ties"))
-            _row(table, name, layer["layer"], *numbers, number(layer["max_v_error"]))
-            if not layer.get("v_holds", True):
-                lines.append(Text(f"  potentials of {layer['layer']} differ by more than float rounding explains"))
+            _row(table, "int: " * is_integer(rung) + name, layer["layer"], *numbers, number(layer["max_v_error"]))
+            if words := potential(layer, rung):
+                lines.append(Text(f"  {words}"))
             if layer["first"]:
                 lines.append(Text(f"  first at {layer['layer']}: {divergence(layer['first'], rung)}"))
-    if check := self_check(section):
-        lines.append(Text(check))
+    for checked, file in ((section, "the file"), (section.get("quantization") or {}, "the quantized file")):
+        if check := self_check(checked, file):
+            lines.append(Text(check))
     return Group(*lines, Text(), table)
 
 

@@ -364,7 +364,7 @@ def test_a_property_that_costs_more_than_it_is_long_is_refused(file, bomb):
 
 
 def test_the_self_check_takes_as_many_samples_at_a_time_as_fit(file, monkeypatch, capsys):
-    values = "rmp_deploy.cli.verify.MAX_VALUES"
+    values = "rmp_deploy.cli.golden.MAX_VALUES"
     answers = []
     for limit in (2**26, 6_000):  # both samples together; one at a time
         monkeypatch.setattr(values, limit)

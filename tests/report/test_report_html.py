@@ -322,3 +322,32 @@ def test_failed_write_leaves_nothing(document, tmp_path, monkeypatch):
     with pytest.raises(RmpDeployError, match="No space left on device"):
         html.write(document, tmp_path / "new" / "folder" / "report.html")
     assert path.read_text() == "old" and list(tmp_path.iterdir()) == [path]
+
+
+def test_what_quantization_cost_stands_between_the_two_networks(document):
+    section = document["parity"]
+    rung = {**copy.deepcopy(section["rungs"][-1]), "arithmetic": "integer"}
+    for layer in rung["layers"]:
+        layer["exact"] = layer["layer"] != "lif1"
+    first_v = {"sample": 1, "step": 2, "neuron": [7], "from": 64.0, "to": 128.0, "v": 64.0, "tolerance": 0.0}
+    broken = copy.deepcopy(rung) | {"holds": False}
+    broken["layers"][1] |= {"holds": False, "v_holds": False, "first_v": first_v}
+    section["rungs"] += [rung, broken]
+    layers = [{"layer": "lif2", "compared": 102_400, "mismatches": 1234, "agreement": 0.988}]
+    section["quantization"] = {
+        "file": "int.onnx", "compared": 102_400, "mismatches": 1234, "same_predictions": 49, "accuracy": None,
+        "layers": layers, "self_check": section["self_check"],
+    }  # fmt: skip
+    shown = page(document)
+    assert shown.text.count("a loss, not a proof") == 1
+    assert (
+        "Quantization (a loss, not judged): 1,234 of 102,400 spikes differ, 49 of 50 predictions the same."
+        in shown.text
+    )
+    assert "98.8 % agree" in shown.text
+    assert "bit for bit but for lif1 (float, on the host)" in shown.text
+    assert "of the quantized file on its 4 golden samples" in shown.text
+    assert (
+        "Potentials of lif2 differ first at sample 1, step 2, neuron (7): onnxruntime 64, lava 128; the spikes give 64."
+        in shown.text
+    )

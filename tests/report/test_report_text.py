@@ -148,3 +148,56 @@ def test_a_rung_that_fails_without_a_spike_says_why(document):
     assert told.startswith("potentials or readouts differ in 1 of 3 hand-overs")
     assert "readout differs by 0.25, DOES NOT HOLD" in told
     assert "potentials of lif2 differ by more than float rounding explains" in told
+
+
+def test_what_quantization_cost_stands_between_the_two_networks_and_is_no_rung(document):
+    both = text_of_two_networks(document)
+    told = unwrapped(rendered(both))
+    assert told.startswith("0 mismatching spikes in 4 hand-overs")
+    loss = "quantization (a loss, not judged): 1,234 of 320,000 spikes differ, 49 of 50 predictions the same"
+    first, second = "onnxruntime -> lava: 0 mismatching", "integer: reference -> lava: 0 mismatching"
+    assert told.index(first) < told.index(f"{loss}, accuracy 99.7 % -> 98.0 %") < told.index(second)
+    assert "of 320,000 compared, bit for bit but for lif1 (float, on the host)" in told
+    assert "self-check of the quantized file on its 4 golden samples: the spike counts are the expected ones" in told
+    rows = [line.split() for line in rendered(both).splitlines()]
+    assert ["quantization", "(a", "loss)", "lif2", "102,400", "1,234", "–", "–"] in rows
+    assert max(len(line) for line in rendered(both).splitlines()) <= 80
+
+
+def text_of_two_networks(document):
+    """The document with an integer rung, whose first layer is on the host, and what lies before it."""
+    section = document["parity"]
+    rung = {**copy.deepcopy(section["rungs"][0]), "from": "reference", "to": "lava", "arithmetic": "integer"}
+    for layer, exact in zip(rung["layers"], (False, True, True), strict=True):
+        layer["exact"] = exact
+    section["rungs"].append(rung)
+    layers = [
+        {"layer": each["layer"], "compared": each["compared"], "mismatches": 0, "agreement": 1.0}
+        for each in rung["layers"]
+    ]
+    layers[1] |= {"mismatches": 1234, "agreement": 1 - 1234 / 102_400}
+    section["quantization"] = {
+        "file": "int.onnx", "compared": 320_000, "mismatches": 1234, "same_predictions": 49,
+        "accuracy": {"float": document["accuracy"], "integer": {"correct": 49, "samples": 50, "value": 0.98}},
+        "layers": layers, "self_check": section["self_check"],
+    }  # fmt: skip
+    return document
+
+
+def test_a_potential_that_differs_is_named_with_its_neuron_and_step(document):
+    rung = text_of_two_networks(document)["parity"]["rungs"][-1]
+    first_v = {
+        "sample": 1,
+        "step": 2,
+        "neuron": [3, 4, 5],
+        "from": -50752.0,
+        "to": -50880.0,
+        "v": -50752.0,
+        "tolerance": 0.0,
+    }
+    rung["layers"][1] |= {"holds": False, "v_holds": False, "first_v": first_v}
+    rung["holds"] = document["parity"]["holds"] = False
+    told = unwrapped(rendered(document))
+    place = "sample 1, step 2, neuron (3, 4, 5): reference -50752, lava -50880; the spikes give -50752"
+    assert f"potentials of lif2 differ first at {place}" in told
+    assert "float rounding explains" not in told

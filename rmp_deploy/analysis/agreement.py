@@ -1,0 +1,107 @@
+"""What quantization cost: the spikes of two networks of the same neurons, compared. A loss, not a proof.
+
+Parity compares two runs of one graph and judges them. Here the graphs differ, so that nothing is judged: spikes differ
+because weights were rounded, and what they change is stated.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from rmp_deploy.errors import RmpDeployError
+from rmp_deploy.ir.graph import SpikingGraph
+from rmp_deploy.ir.ops import LoihiConv2d, LoihiLIF, LoihiLinear
+from rmp_deploy.ir.trace import Trace
+
+
+@dataclass(frozen=True)
+class LayerAgreement:
+    """One layer of both networks: N * T * neurons spikes `compared`."""
+
+    layer: str
+    compared: int
+    mismatches: int
+
+    @property
+    def agreement(self) -> float:
+        """Equal spikes and silences, 0..1 [1]."""
+        return 1 - self.mismatches / self.compared
+
+
+@dataclass(frozen=True)
+class Agreement:
+    """All layers of both networks over `samples` samples; `+` joins two parts of a data set."""
+
+    samples: int
+    same_predictions: int
+    layers: tuple[LayerAgreement, ...]
+
+    @property
+    def compared(self) -> int:
+        return sum(layer.compared for layer in self.layers)
+
+    @property
+    def mismatches(self) -> int:
+        return sum(layer.mismatches for layer in self.layers)
+
+    def __add__(self, other: Agreement) -> Agreement:
+        pairs = zip(self.layers, other.layers, strict=True)
+        return Agreement(
+            samples=self.samples + other.samples,
+            same_predictions=self.same_predictions + other.same_predictions,
+            layers=tuple(
+                LayerAgreement(a.layer, a.compared + b.compared, a.mismatches + b.mismatches) for a, b in pairs
+            ),
+        )
+
+
+def agreement(graph: SpikingGraph, a: Trace, b: Trace) -> Agreement:
+    """Compare trace `a` of `graph` with trace `b` of the graph quantized from it, layer by layer by their names."""
+    layers = tuple(
+        LayerAgreement(op.name, a.spikes[op.name].size, int(np.count_nonzero(a.spikes[op.name] != b.spikes[op.name])))
+        for op in graph.spiking
+    )
+    return Agreement(a.n_samples, int((a.predictions() == b.predictions()).sum()), layers)
+
+
+def is_integer(graph: SpikingGraph) -> bool:
+    """True for a network of Loihi's integer ops; layers on the host may be real-valued beside them."""
+    return bool(graph.of_type(LoihiLIF, LoihiLinear, LoihiConv2d))
+
+
+def check_pair(graph: SpikingGraph, quantized: SpikingGraph) -> None:
+    """Raise RmpDeployError unless `quantized` can be the integer form of `graph`.
+
+    The one holds none of Loihi's integer ops, the other some. Both have the same T, samples, readout rule, outputs, and
+    neurons of the same names, shapes and order.
+    """
+    if is_integer(graph):
+        raise _refused(graph, "ops", "Loihi's integers", "real values")
+    if not is_integer(quantized):
+        raise _refused(quantized, "ops", "real values", "Loihi's integers")
+    ours, theirs = ({op.name: g.shapes[op.name] for op in g.spiking} for g in (graph, quantized))
+    for name in (*ours, *theirs):
+        if ours.get(name) != theirs.get(name):
+            found, wanted = (of.get(name, "none") for of in (theirs, ours))
+            raise _refused(quantized, f"neurons '{name}'", found, f"{wanted} as in '{graph.name}'")
+    wanted_facts = _facts(graph)
+    for what, value in _facts(quantized).items():
+        if value != wanted_facts[what]:
+            raise _refused(quantized, what, value, f"{wanted_facts[what]} as in '{graph.name}'")
+
+
+def _facts(graph: SpikingGraph) -> dict[str, object]:
+    return {
+        "T": graph.T,
+        "input": (*graph.input.shape, graph.input.encoding),
+        "readout": graph.readout.rule,
+        "outputs": int(np.prod(graph.shapes[graph.readout.value])),
+        "order of neurons": ", ".join(op.name for op in graph.spiking),
+    }
+
+
+def _refused(graph: SpikingGraph, what: str, value: object, allowed: str) -> RmpDeployError:
+    todo = "Give a float file and the file quantized from it"
+    return RmpDeployError(f"graph '{graph.name}': {what} = {value}, allowed {allowed}. {todo}.")
