@@ -83,7 +83,7 @@ class _LIF(torch.autograd.Function):
         parameters = (decay, v_threshold, v_reset)
         ctx.options, ctx.numbers = options, [None if isinstance(p, Tensor) else p for p in parameters]
         ctx.save_for_backward(u, spikes, *(p for p in parameters if isinstance(p, Tensor)))
-        return spikes, u, _distance(u, options.distance_power)
+        return spikes, u, _distance(u, spikes, v_threshold, options.distance_power)
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor | None) -> tuple[Tensor | None, ...]:
@@ -94,6 +94,7 @@ class _LIF(torch.autograd.Function):
         decay, v_threshold, v_reset = (next(kept) if number is None else number for number in ctx.numbers)
         d_x = torch.empty_like(u)
         d_v: Tensor | None = None  # gradient of v[t], which step t + 1 reads
+        scratch = None if o.distance_power is None else torch.empty_like(u[0])
         wanted = [bool(w) for w in ctx.needs_input_grad[1:4]]
         d_decay, d_threshold, d_reset = (
             torch.zeros_like(p) if w else None for p, w in zip((decay, v_threshold, v_reset), wanted, strict=True)
@@ -116,8 +117,9 @@ class _LIF(torch.autograd.Function):
                     du = du.addcmul_(d_v, spikes[t], value=-1)
             if d_u is not None:
                 du = du.add_(d_u[t])
-            if d_distance is not None and o.distance_power is not None:
-                du = _add_distance_gradient(du, u[t], d_distance / u.numel(), o.distance_power)
+            if d_distance is not None and scratch is not None:
+                signed = _signed_distance(u[t], spikes[t], v_threshold, out=scratch)
+                du = du.addcmul_(signed.sign_() if o.distance_power == 1 else signed.mul_(2), d_distance / u.numel())
             d_x[t] = du
             if t > 0:
                 if d_decay is not None:
@@ -204,24 +206,20 @@ def _of_spikes(
     return jump if d_spikes is None else jump.add_(d_spikes)
 
 
-def _distance(u: Tensor, power: int | None) -> Tensor:
+def _distance(u: Tensor, spikes: Tensor, v_threshold: Tensor | float, power: int | None) -> Tensor:
     """``mean(min(|u|, |1 - u|) ** power)``: min(|u|, |1 - u|) is the distance of u to the nearer of 0 and 1."""
-    if power is None:
-        return u.new_zeros(())
     total = u.new_zeros(())
-    for step in u:
-        total += _signed_distance(step).abs_().pow_(power).sum()
+    if power is None:
+        return total
+    scratch = torch.empty_like(u[0])  # one for all steps: new memory costs more than the arithmetic
+    for t in range(len(u)):
+        signed = _signed_distance(u[t], spikes[t], v_threshold, out=scratch)
+        total += torch.linalg.vector_norm(signed, power) ** power
     return total / u.numel()
 
 
-def _add_distance_gradient(du: Tensor, u: Tensor, weight: Tensor, power: int) -> Tensor:
-    """``du += weight * d(min(|u|, |1 - u|) ** power)/du``"""
-    signed = _signed_distance(u)
-    return du.add_(weight * (signed.sign_() if power == 1 else signed.mul_(2)))
-
-
-def _signed_distance(u: Tensor) -> Tensor:
-    """u less the nearer of 0 and 1, in new memory."""
-    nearer = torch.empty_like(u)
-    torch.gt(u, 0.5, out=nearer)
-    return torch.sub(u, nearer, out=nearer)
+def _signed_distance(u: Tensor, spikes: Tensor, v_threshold: Tensor | float, out: Tensor) -> Tensor:
+    """u less the nearer of 0 and 1, which is the spike where the threshold lies in the middle."""
+    middle = 0.5
+    in_the_middle = not isinstance(v_threshold, Tensor) and v_threshold == middle
+    return torch.sub(u, spikes if in_the_middle else torch.gt(u, middle, out=out), out=out)
