@@ -1,0 +1,109 @@
+"""Post-training quantization: a float network in Loihi's integers, every layer's scale chosen by the spikes it makes.
+
+A neuron with reset to 0 is free of units: multiply its threshold, its bias and all weights of its synapses by one
+S > 0 and it spikes as before, with u times S. So each layer (neurons, and every synapse that they read) has a scale S
+of its own, and in integers it is
+
+    weight      stored(S w / 2^weight_exp), multiples of the step of `num_weight_bits`; one weight_exp per synapse
+    vth         round(S v_threshold), at most 131071
+    bias        round(64 S b / 2^bias_exp) << bias_exp, a mantissa of 13 bits for each neuron, one exponent
+    dv          round(4096 (1 - decay)); du = 4095 for LIF, round(4096 (1 - current_decay)) - 1 for CubaLIF
+    readout     the same weights; `Dequantize` takes S back and adds the float bias
+
+A threshold per channel folds into weights and bias (``w max(th) / th``), so that a layer has one vth. S is searched,
+not computed: candidates run, and the one with the fewest spikes that differ from the float network's wins (`choose`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy.typing as npt
+
+from rmp_deploy.errors import RmpDeployError
+from rmp_deploy.ir.graph import SpikingGraph
+from rmp_deploy.ir.ops.loihi import WEIGHT_BITS
+from rmp_deploy.passes.fold_batchnorm import fold_batchnorm
+from rmp_deploy.passes.fold_pool import fold_pool
+from rmp_deploy.passes.identity_synapses import identity_synapses
+from rmp_deploy.passes.quantize.layers import layers_of, on_host
+from rmp_deploy.passes.quantize.network import Calibration
+from rmp_deploy.passes.quantize.results import LayerResult, SynapseResult
+
+__all__ = ["InputCoding", "LayerResult", "Quantized", "SynapseResult", "quantize"]
+
+InputCoding = Literal["host", "graded"]
+
+
+@dataclass(frozen=True)
+class Quantized:
+    """An integer network and what it cost.
+
+    Attributes:
+        graph: the network in Loihi's integers.
+        float_graph: the network that it was made of, pools and BatchNorm folded, with identity synapses: op for op.
+        input_coding: how samples reach Loihi: ``host`` (the first synapses and neurons stay real-valued), ``graded``
+            (a Quantize makes integers of them), ``spikes`` or ``integers`` (they are that already).
+        samples: how many were calibrated on.
+        layers: what became of each layer, in order.
+    """
+
+    graph: SpikingGraph
+    float_graph: SpikingGraph
+    input_coding: str
+    samples: int
+    layers: tuple[LayerResult, ...]
+
+
+def quantize(
+    graph: SpikingGraph,
+    x: npt.NDArray[Any],
+    weight_bits: int | Mapping[str, int] = WEIGHT_BITS,
+    input_coding: InputCoding = "host",
+) -> Quantized:
+    """Return `graph` in Loihi's integers, its scales chosen on samples `x`.
+
+    BatchNorm and pools are folded first; a shortcut without weights becomes an identity synapse
+    (`passes.identity_synapses`). Layers are quantized from the input on, each on the spikes that the layers before it
+    send in integers, against the spikes of the float network: errors add up where they are seen. A recurrent edge is
+    the one exception: while its layer is being quantized it carries the float network's spikes.
+
+    Args:
+        graph: real-valued: LIF or CubaLIF with hard reset to 0, Linear, Conv2d, Add, Concat, Flatten, Delay, pools.
+        x: calibration samples, [N, *shape] (direct) or [N, T, *shape] (time_series); 8 to 64 do.
+        weight_bits: of all synapses, 1..8 with the sign, or by the name of a synapse; others have 8.
+        input_coding: what a real-valued input becomes, see `Quantized`.
+
+    Raises:
+        RmpDeployError: what Loihi cannot do, by name, or options and samples that do not fit.
+    """
+    if input_coding not in ("host", "graded"):
+        raise RmpDeployError(f"quantize: input_coding = {input_coding!r}, allowed host or graded. Choose one.")
+    graph.check_samples(x)
+    folded = fold_pool(fold_batchnorm(graph))
+    host = on_host(folded, input_coding)
+    folded = identity_synapses(folded, host)
+    layers = layers_of(folded, host)
+    bits = _bits_by_synapse([op.name for layer in layers for op in layer.synapses], weight_bits)
+    calibration = Calibration(folded, host, layers, bits, x)
+    integer = calibration.run()
+    given = graph.input.message_bits
+    coding = input_coding if given is None else "integers" if given else "spikes"
+    return Quantized(integer, folded, coding, len(x), tuple(calibration.results))
+
+
+def _bits_by_synapse(synapses: list[str], weight_bits: int | Mapping[str, int]) -> dict[str, int]:
+    """Weight bits of every synapse that becomes Loihi's."""
+    given = dict(weight_bits) if isinstance(weight_bits, Mapping) else dict.fromkeys(synapses, weight_bits)
+    for name, bits in given.items():
+        if name not in synapses:
+            allowed = ", ".join(synapses)
+            raise RmpDeployError(
+                f"quantize: weight_bits of '{name}', allowed synapses of Loihi: {allowed}. Correct it."
+            )
+        if type(bits) is not int or not 1 <= bits <= WEIGHT_BITS:
+            what = f"weight_bits of '{name}' = {bits!r}"
+            raise RmpDeployError(f"quantize: {what}, allowed 1..{WEIGHT_BITS}. Choose a number of bits.")
+    return {name: given.get(name, WEIGHT_BITS) for name in synapses}

@@ -1,0 +1,139 @@
+"""Ops on all time steps at once, layer after layer, in float32: how the pass runs the network on its samples.
+
+Values are [T, N, *shape]. Integers are exact: a graph allows none of 2^23 or more, which float32 holds.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from rmp_deploy.ir import reference, reference_loihi
+from rmp_deploy.ir.ops import LIF, Conv1d, Conv2d, CubaLIF, Delay, Linear, LoihiConv2d, LoihiLIF, LoihiLinear, Op
+
+F32 = npt.NDArray[np.float32]
+STATE_LIMIT = reference_loihi.STATE_LIMIT
+
+
+@dataclass(frozen=True)
+class Run:
+    """What neurons did: spikes and u [T, N, *shape], and the largest magnitude of their states."""
+
+    spikes: F32
+    u: F32
+    largest: float
+
+
+@dataclass(frozen=True)
+class LoihiRun(Run):
+    """`wraps`: currents that left 24 bits; `saturations`: potentials that reached their largest magnitude."""
+
+    wraps: int
+    saturations: int
+
+
+def stateless(op: Op, *xs: F32) -> F32:
+    """The value of an op without state from those of its inputs; a Delay moves its input along the steps."""
+    if isinstance(op, Delay):
+        y = np.zeros_like(xs[0])
+        y[op.steps :] = xs[0][: -op.steps]
+        return y
+    if isinstance(op, Linear | Conv1d | Conv2d):
+        y = currents(op, xs[0], [op.weight])[0]
+        return y if op.bias is None else y + op.bias.reshape(-1, *(1,) * (op.weight.ndim - 2))
+    if isinstance(op, LoihiLinear | LoihiConv2d):
+        return shifted(currents(op, xs[0], [op.weight])[0], op.weight_exp)
+    return _each_step(lambda *frames: reference.STATELESS[type(op)](op, *frames), *xs)
+
+
+def shifted(total: F32, weight_exp: int) -> F32:
+    """``total << weight_exp`` of integers in float32; to the right it is floored."""
+    y = total * np.float32(2.0**weight_exp)
+    return y if weight_exp >= 0 else np.floor(y, out=y)
+
+
+def currents(op: Op, x: F32, weights: Sequence[npt.NDArray[Any]]) -> list[F32]:
+    """What a synapse with the geometry of `op` makes of x with each of `weights`; x is laid out once for all."""
+    together = np.concatenate([w.astype(np.float32) for w in weights])
+    n = len(together) // len(weights)
+    if isinstance(op, Linear | LoihiLinear):
+        y = _each_step(lambda frames: frames @ together.T, x)
+    elif op.groups == 1:  # type: ignore[attr-defined]
+        y = _each_step(lambda frames: _convolve(op, frames, together), x)
+    else:
+        return [_each_step(lambda frames, w=w: _convolve(op, frames, w.astype(np.float32)), x) for w in weights]
+    return [y[:, :, k * n : (k + 1) * n] for k in range(len(weights))]
+
+
+def lif(op: LIF, current: F32) -> Run:
+    """Step real-valued neurons."""
+    v = i = np.zeros(current.shape[1:])
+    spikes, u, largest = np.empty_like(current), np.empty_like(current), 0.0
+    for t, x in enumerate(current):
+        if isinstance(op, CubaLIF):
+            step = reference.cuba_lif(op, x, v, i)
+            i = step.states["i"]
+            largest = max(largest, float(np.abs(i).max()))
+        else:
+            step = reference.lif(op, x, v)
+        v = step.states["v"]
+        spikes[t], u[t] = step.value, step.u
+    return Run(spikes, u, max(largest, float(np.abs(u).max())))
+
+
+def loihi_lif(op: LoihiLIF, current: F32) -> LoihiRun:
+    """Step Loihi's neurons."""
+    v = i = np.zeros(current.shape[1:], np.int64)
+    spikes, u = np.empty_like(current), np.empty_like(current)
+    wraps = saturations = 0
+    keeps = bool((op.du < 4095).any())  # else no current is left for the next step
+    for t, x in enumerate(current.astype(np.int64)):
+        unwrapped = x << 6
+        if keeps:
+            unwrapped = unwrapped + np.trunc(i * (4095 - op.du) / 4096).astype(np.int64)
+        spikes[t], v, i, after = reference_loihi.loihi_lif(op, x, v, i)
+        u[t] = after
+        wraps += int((unwrapped != i).sum())
+        saturations += int((np.abs(after) == STATE_LIMIT - 1).sum())
+    return LoihiRun(spikes, u, float(np.abs(u).max()), wraps, saturations)
+
+
+def _each_step(compute: Callable[..., Any], *xs: F32) -> F32:
+    """Apply a function of [B, ...] to every step; once, where all steps are one in memory (a direct input)."""
+    if all(x.strides[0] == 0 for x in xs):
+        y = compute(*(x[0] for x in xs))
+        return np.broadcast_to(y, (len(xs[0]), *y.shape))
+    T, n = xs[0].shape[:2]
+    y = compute(*(x.reshape(T * n, *x.shape[2:]) for x in xs))
+    return y.reshape(T, n, *y.shape[1:])  # type: ignore[no-any-return]
+
+
+def _convolve(op: Any, x: F32, weight: F32) -> F32:
+    """Cross-correlation [B, C, H, W] -> [B, C_out, H', W'] as one matrix product per sample (and group)."""
+    if weight.ndim == 3:  # Conv1d is one of height 1
+        whole = Conv2dGeometry((1, *op.stride), (0, *op.padding), (1, *op.dilation), op.groups)
+        return _convolve(whole, x[:, :, None], weight[:, :, None])[:, :, 0]
+    c_out, c_group, kh, kw = weight.shape
+    (sh, sw), (ph, pw), (dh, dw) = op.stride, op.padding, op.dilation
+    padded = np.pad(x, ((0, 0), (0, 0), (ph, ph), (pw, pw)))
+    reach = ((kh - 1) * dh + 1, (kw - 1) * dw + 1)
+    seen = np.lib.stride_tricks.sliding_window_view(padded, reach, axis=(2, 3))[:, :, ::sh, ::sw, ::dh, ::dw]  # type: ignore[call-overload]
+    h, w = seen.shape[2:4]
+    by_group = weight.reshape(op.groups, c_out // op.groups, c_group * kh * kw)
+    y = np.empty((len(x), op.groups, c_out // op.groups, h * w), np.float32)
+    for sample, windows in zip(y, seen, strict=True):
+        columns = windows.transpose(0, 3, 4, 1, 2).reshape(op.groups, c_group * kh * kw, h * w)
+        np.matmul(by_group, columns, out=sample)
+    return y.reshape(len(x), c_out, h, w)
+
+
+@dataclass(frozen=True)
+class Conv2dGeometry:
+    stride: tuple[int, ...]
+    padding: tuple[int, ...]
+    dilation: tuple[int, ...]
+    groups: int
