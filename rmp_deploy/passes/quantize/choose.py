@@ -20,8 +20,7 @@ from rmp_deploy.passes.quantize.weights import Candidate, Grid, candidates
 JUDGED = 6  # candidates that are run
 NEURONS = 2**17  # about so many are run to judge a candidate, of one sample at least
 LEAST_VTH = 1024  # its rounding is then at most 1/2048 of it: little beside what weights of 8 bits lose
-HEADROOM = 2.0  # between the largest current or potential of the samples and 24 bits
-THRESHOLDS = (0.0, -0.0025, 0.0025, -0.005, 0.005, -0.01, 0.01)  # relative changes of vth that are tried
+HEADROOM = 2.0  # between the largest current, potential or bias and what there is room for
 MAX_VTH, MAX_MANTISSA, MAX_BIAS_EXP = (PARAMETER_SPAN[name][1] for name in ("vth", "bias_mant", "bias_exp"))
 
 
@@ -40,11 +39,15 @@ class Target:
 
 @dataclass(frozen=True)
 class Choice:
-    """A layer in integers: scale, synapses in the layer's order, neurons (None for a readout)."""
+    """A layer in integers: scale, synapses in the layer's order, neurons (None for a readout).
+
+    `bias` is what the neurons' biases stand for, in float units times the layer's gain.
+    """
 
     scale: float
     synapses: tuple[LoihiLinear | LoihiConv2d, ...]
     neuron: LoihiLIF | None
+    bias: F64
 
 
 def choose(
@@ -66,7 +69,7 @@ def choose(
     ranked = candidates(list(grids), power, *_octave(layer, grids, bias, target))
     choices = [_build(layer, grids, bias, c) for c in ranked[:JUDGED]]
     currents = _currents(layer, choices, seen)
-    errors = [_error(layer, choice, current, wanted) for choice, current in zip(choices, currents, strict=True)]
+    errors = [_error(choice, current, wanted) for choice, current in zip(choices, currents, strict=True)]
     k = min(range(len(choices)), key=lambda k: errors[k])
     return _with_threshold(layer, choices[k], currents[k], wanted)
 
@@ -75,6 +78,23 @@ def judged_samples(current: F32) -> int:
     """How many samples a candidate is run on."""
     n: int = current.shape[1]
     return min(n, max(1, NEURONS // math.prod(current.shape[2:])))
+
+
+def corrected(choice: Choice, current: F32, target: Target) -> Choice:
+    """The choice with the mean error of each channel's current in its bias, if that makes fewer spikes mismatch.
+
+    Rounded weights, and what the layers before send too much or too little of, move the mean of a current; a bias takes
+    that back. `current` is the integer network's, of all samples.
+    """
+    if choice.neuron is None:
+        return choice
+    over = (0, 1, *range(3, current.ndim))  # all but the channels
+    error = (target.current - current / np.float32(choice.scale)).mean(axis=over, dtype=np.float64)
+    bias = choice.bias + error.reshape(-1, *(1,) * (current.ndim - 3))
+    mantissa, exponent = _bias(bias * (choice.scale * (1 << STATE_SHIFT)))
+    other = replace(choice, neuron=replace(choice.neuron, bias_mant=mantissa, bias_exp=exponent), bias=bias)
+    errors = [_error(c, current, target)[0] for c in (choice, other)]
+    return other if errors[1] < errors[0] else choice
 
 
 def current_of(layer: Layer, synapses: Sequence[LoihiLinear | LoihiConv2d], reads: Mapping[str, F32]) -> F32:
@@ -100,7 +120,7 @@ def _octave(layer: Layer, grids: Sequence[Grid], bias: F64, target: Target) -> t
     if layer.v_threshold is not None:
         caps.append(MAX_VTH / layer.v_threshold)
         if bias.any():
-            caps.append((MAX_MANTISSA << MAX_BIAS_EXP) / (float(np.abs(bias).max()) * (1 << STATE_SHIFT)))
+            caps.append((MAX_MANTISSA << MAX_BIAS_EXP) / (HEADROOM * float(np.abs(bias).max()) * (1 << STATE_SHIFT)))
     highest = min(caps)
     return (lowest if 2 * lowest <= highest else highest / 2), highest
 
@@ -112,7 +132,7 @@ def _build(layer: Layer, grids: Sequence[Grid], bias: F64, candidate: Candidate)
         exponent = g.exponent(scale, candidate.kept)
         synapses.append(_synapse(op, g, g.stored(scale, exponent), exponent))
     if layer.neuron is None:
-        return Choice(scale, tuple(synapses), None)
+        return Choice(scale, tuple(synapses), None, bias)
     neuron, v_threshold = layer.neuron, layer.v_threshold
     assert v_threshold is not None
     bias_mant, bias_exp = _bias(bias * (scale * (1 << STATE_SHIFT)))
@@ -128,7 +148,7 @@ def _build(layer: Layer, grids: Sequence[Grid], bias: F64, candidate: Candidate)
         bias_mant=bias_mant,
         bias_exp=bias_exp,
     )
-    return Choice(scale, tuple(synapses), loihi)
+    return Choice(scale, tuple(synapses), loihi, bias)
 
 
 def _decay(keeps: npt.NDArray[np.float32]) -> npt.NDArray[np.int64]:
@@ -184,7 +204,7 @@ def _join(layer: Layer, values: dict[str, F32]) -> F32:
     return values[layer.current]
 
 
-def _error(layer: Layer, choice: Choice, current: F32, target: Target) -> tuple[int, float]:
+def _error(choice: Choice, current: F32, target: Target) -> tuple[int, float]:
     """Mismatching spikes, and the mean square of the error of u; of a readout 0, and of its values."""
     if choice.neuron is None or target.run is None:
         return 0, _mean_square(current / choice.scale, target.current)
@@ -198,13 +218,13 @@ def _mean_square(found: F32, wanted: F32) -> float:
 
 
 def _with_threshold(layer: Layer, choice: Choice, current: F32, target: Target) -> Choice:
-    """The choice with vth where fewer spikes mismatch, near its rounded value; without a gain, the rounded one."""
-    if choice.neuron is None:
+    """The choice with vth rounded down instead, if that makes fewer spikes mismatch.
+
+    It does where currents are whole multiples and the float threshold lies just below one (neurons that fire at >=).
+    """
+    if choice.neuron is None or layer.v_threshold is None:
         return choice
-    exact = choice.scale * float(layer.v_threshold or 0)
-    tried = [round(exact), math.floor(exact), *(round(exact * (1 + change)) for change in THRESHOLDS)]
-    neurons = [
-        replace(choice.neuron, vth=np.array(vth, np.int32)) for vth in dict.fromkeys(tried) if 0 <= vth <= MAX_VTH
-    ]
-    errors = [_error(layer, replace(choice, neuron=neuron), current, target)[0] for neuron in neurons]
-    return replace(choice, neuron=neurons[int(np.argmin(errors))])
+    floor = math.floor(choice.scale * layer.v_threshold)
+    other = replace(choice, neuron=replace(choice.neuron, vth=np.array(floor, np.int32)))
+    errors = [_error(c, current, target)[0] for c in (choice, other)]
+    return other if errors[1] < errors[0] else choice

@@ -15,7 +15,7 @@ from rmp_deploy.ir.integers import LARGEST
 from rmp_deploy.ir.ops import LIF, Delay, Dequantize, Op, Quantize, SpikingNeuron
 from rmp_deploy.passes.identity_synapses import currents
 from rmp_deploy.passes.quantize import steps
-from rmp_deploy.passes.quantize.choose import Choice, Target, choose, current_of, judged_samples
+from rmp_deploy.passes.quantize.choose import Choice, Target, choose, corrected, current_of, judged_samples
 from rmp_deploy.passes.quantize.layers import Layer, Synapse, bias_of
 from rmp_deploy.passes.quantize.results import LayerResult, LayerRuns, result_of
 from rmp_deploy.passes.quantize.steps import F32
@@ -107,6 +107,7 @@ class Calibration:
         reads = {op.inputs[0]: self._integer[op.inputs[0]] for op in layer.synapses}
         choice = choose(layer, grids, bias, target, reads, n)
         current, free, forced = current_of(layer, choice.synapses, reads), None, None
+        choice = corrected(choice, current, target)
         if choice.neuron is not None:
             free = steps.loihi_lif(choice.neuron, current)
             self._integer[layer.name] = free.spikes

@@ -51,7 +51,8 @@ class NeuronResult:
         vth: Loihi's threshold.
         threshold_error: ``vth / scale`` over the float threshold, less 1.
         bias_exp: of the biases; 0 if there are none.
-        bias_error: largest error of a bias over the threshold.
+        bias_error: largest rounding error of a bias, over the threshold.
+        bias_shift: largest correction of a bias by the mean error of its current, over the threshold.
         decay_error: largest ``|1 - dv / 4096 - decay|``, that of the current's decay included.
         compared: spikes that were compared, neurons * T * samples.
         mismatches: of these, how many differ from the float network's, each network running on its own.
@@ -67,6 +68,7 @@ class NeuronResult:
     threshold_error: float
     bias_exp: int
     bias_error: float
+    bias_shift: float
     decay_error: float
     compared: int
     mismatches: int
@@ -129,7 +131,7 @@ def result_of(
     """What `choice` made of a layer."""
     synapses = tuple(_synapse(layer, g, op, choice.scale) for g, op in zip(grids, choice.synapses, strict=True))
     if layer.neuron is not None and choice.neuron is not None:
-        neuron = _neuron(layer, layer.neuron, choice.neuron, choice.scale, bias, target, runs)
+        neuron = _neuron(layer.neuron, choice.neuron, choice, bias, target, runs)
         return LayerResult(layer.name, choice.scale, synapses, neuron)
     power = float(np.square(target.current).mean(dtype=np.float64))
     missed = float(np.square(runs.current / choice.scale - target.current).mean(dtype=np.float64))
@@ -154,11 +156,9 @@ def _synapse(layer: Layer, g: Grid, op: LoihiLinear | LoihiConv2d, scale: float)
     )
 
 
-def _neuron(
-    layer: Layer, given: LIF, op: LoihiLIF, scale: float, bias: F64, target: Target, runs: LayerRuns
-) -> NeuronResult:
+def _neuron(given: LIF, op: LoihiLIF, choice: Choice, bias: F64, target: Target, runs: LayerRuns) -> NeuronResult:
     assert target.run is not None and runs.free is not None and runs.forced is not None  # of neurons, all are there
-    v_threshold = float(given.v_threshold.max())
+    scale, v_threshold = choice.scale, float(given.v_threshold.max())
     decay_errors = [np.abs(1 - op.dv / 4096 - given.decay).max()]
     if isinstance(given, CubaLIF):
         decay_errors.append(np.abs(1 - (op.du + 1) / 4096 - given.current_decay).max())
@@ -167,7 +167,8 @@ def _neuron(
         vth=int(op.vth),
         threshold_error=int(op.vth) / (scale * v_threshold) - 1,
         bias_exp=int(op.bias_exp),
-        bias_error=float(np.abs(op.bias / (scale * (1 << STATE_SHIFT)) - bias).max()) / v_threshold,
+        bias_error=float(np.abs(op.bias / (scale * (1 << STATE_SHIFT)) - choice.bias).max()) / v_threshold,
+        bias_shift=float(np.abs(choice.bias - bias).max()) / v_threshold,
         decay_error=float(max(decay_errors)),
         compared=wanted.size,
         mismatches=int((runs.free.spikes != wanted).sum()),
