@@ -44,20 +44,23 @@ class LimitKind(NamedTuple):
 
 
 TERMS: dict[str, Term] = {
-    "mac": Term("multiply-accumulates of real-valued inputs", "operation"),
+    "mac": Term("multiply-accumulates of real-valued and graded inputs", "operation"),
     "ac": Term("accumulates, one per synapse that a spike reaches", "operation"),
     "bias_add": Term("bias adds", "operation"),
+    "residual_add": Term("residual adds that no synapse accumulates", "operation"),
     "pool_add": Term("pooling adds", "operation"),
+    "pool_or": Term("ORs of spikes in pools", "operation"),
+    "conversion": Term("conversions between real values and Loihi's integers", "operation"),
     "neuron_active": Term("neuron updates that received input or spiked", "update"),
     "neuron_inactive": Term("neuron updates that did neither", "update"),
-    "neuron_multiply": Term("membrane decays", "operation"),
-    "neuron_add": Term("membrane adds", "operation"),
+    "neuron_multiply": Term("membrane and current decays", "operation"),
+    "neuron_add": Term("membrane and current adds", "operation"),
     "neuron_compare": Term("threshold comparisons", "operation"),
     "reset": Term("membrane resets", "operation"),
     "spike": Term("spikes sent", "spike"),
     "weight_read": Term("weights read", "word"),
-    "state_read": Term("membranes read", "word"),
-    "state_write": Term("membranes written", "word"),
+    "state_read": Term("neuron and delay states read", "word"),
+    "state_write": Term("neuron and delay states written", "word"),
 }
 LIMITS: dict[str, LimitKind] = {
     "cores": LimitKind("core", "chip"),
