@@ -195,7 +195,7 @@ def _check_alive(runtime: Any, names: list[str]) -> None:
 
 def _failed(name: str, reason: str) -> RmpDeployError:
     return RmpDeployError(
-        f"Lava process '{name}': {reason}, allowed a run to its last step. "
+        f"Lava process '{name}': {' '.join(reason.split())}, allowed a run to its last step. "
         "Look at free memory, /dev/shm and the temporary folder (exit code -7 or -9), or run fewer samples at once."
     )
 
