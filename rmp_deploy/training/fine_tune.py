@@ -1,0 +1,110 @@
+"""Fine-tuning: a trained network is trained on, such as in the integers that a chip computes with."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from rmp_deploy.errors import RmpDeployError
+from rmp_deploy.training.data import Samples
+
+HELD_OUT = 10  # every tenth sample, in an order drawn from the seed, is not trained on: it says which epoch is kept
+
+
+@dataclass(frozen=True)
+class FineTuneEpoch:
+    """Mean training loss of an epoch; loss and accuracy on the samples that are held out. Epoch 0 is before."""
+
+    epoch: int
+    loss: float | None
+    held_out_loss: float
+    held_out_accuracy: float
+
+
+@dataclass(frozen=True)
+class FineTuned:
+    """Every epoch, the one whose parameters were kept, and how many samples were trained on and held out."""
+
+    epochs: tuple[FineTuneEpoch, ...]
+    kept: int
+    trained: int
+    held_out: int
+
+
+def fine_tune(
+    module: nn.Module,
+    samples: Samples,
+    epochs: int,
+    lr: float = 2e-3,
+    batch: int = 64,
+    seed: int = 0,
+    on_epoch: Callable[[FineTuneEpoch], None] = lambda _: None,
+    on_step: Callable[[float], None] = lambda _: None,
+) -> FineTuned:
+    """Train `module` (samples to one value a class) with cross entropy by Adam with a cosine schedule, in place.
+
+    A tenth of the samples is held out. The module ends with the parameters of the epoch with the lowest cross entropy
+    there, which may be those that it came with. Accuracy there is no measure: the network that is fine-tuned has
+    usually been trained on these samples. The same seed gives the same parameters.
+    `on_step` is told after each batch how many epochs are done, as a fraction too.
+
+    Raises:
+        RmpDeployError: no labels, labels beyond the module's values, too few samples, or a loss that is not finite.
+    """
+    x, y, held_x, held_y = _split(samples, seed)
+    with torch.no_grad():
+        classes = int(module(x[:1]).shape[1])
+    highest = max(int(y.max()), int(held_y.max()))
+    if highest >= classes:
+        what = f"label = {highest}, allowed 0..{classes - 1}"
+        raise RmpDeployError(f"data '{samples.name}': {what}. Give the data that the network was made for.")
+    optimizer = torch.optim.Adam([p for p in module.parameters() if p.requires_grad], lr=lr)
+    scheduler = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, max(1, epochs))
+    order = torch.Generator().manual_seed(seed)
+    done = [FineTuneEpoch(0, None, *_evaluate(module, held_x, held_y))]
+    kept, kept_state = done[0], _state(module)
+    on_epoch(done[0])
+    for epoch in range(epochs):
+        batches = torch.split(torch.randperm(len(x), generator=order), batch)
+        total = 0.0
+        for step, chosen in enumerate(batches):
+            loss = nn.functional.cross_entropy(module(x[chosen]), y[chosen])
+            if not torch.isfinite(loss):
+                raise RmpDeployError(f"fine-tuning: loss = {loss.item()} in epoch {epoch}, step {step}. Lower lr.")
+            optimizer.zero_grad()
+            loss.backward()  # type: ignore[no-untyped-call]
+            optimizer.step()
+            total += float(loss.detach())
+            on_step(epoch + (step + 1) / len(batches))
+        scheduler.step()
+        done.append(FineTuneEpoch(epoch + 1, total / len(batches), *_evaluate(module, held_x, held_y)))
+        if done[-1].held_out_loss < kept.held_out_loss:
+            kept, kept_state = done[-1], _state(module)
+        on_epoch(done[-1])
+    module.load_state_dict(kept_state)
+    return FineTuned(tuple(done), kept.epoch, len(x), len(held_x))
+
+
+def _split(samples: Samples, seed: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    if samples.y is None:
+        raise RmpDeployError(f"data '{samples.name}': labels = none, allowed one per sample. Add y to train.")
+    if len(samples.x) < HELD_OUT:
+        raise RmpDeployError(f"data '{samples.name}': samples = {len(samples.x)}, allowed >= {HELD_OUT}. Add some.")
+    x, y = torch.from_numpy(samples.x), torch.from_numpy(samples.y)
+    order = torch.randperm(len(x), generator=torch.Generator().manual_seed(seed))
+    held, rest = order[::HELD_OUT], order[torch.arange(len(x)) % HELD_OUT != 0]
+    return x[rest], y[rest], x[held], y[held]
+
+
+@torch.no_grad()
+def _evaluate(module: nn.Module, x: Tensor, y: Tensor, batch: int = 512) -> tuple[float, float]:
+    """Mean cross entropy and accuracy."""
+    outputs = torch.cat([module(part) for part in torch.split(x, batch)])
+    return float(nn.functional.cross_entropy(outputs, y)), float((outputs.argmax(1) == y).double().mean())
+
+
+def _state(module: nn.Module) -> dict[str, Tensor]:
+    return {name: value.clone() for name, value in module.state_dict().items()}
