@@ -1,6 +1,7 @@
 """What is wrong with a file, or doubtful, found without running it: findings, no formatting.
 
-An error is what loading the file raises, word for word. A warning is a network that is valid and perhaps not meant.
+An error is what loading the file raises, word for word, or what a chip cannot do (`chip_checks`). A warning is a
+network that is valid and perhaps not meant.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ from rmp_deploy.analysis.bounds import largest_u
 from rmp_deploy.errors import RmpDeployError, op_error
 from rmp_deploy.ir import onnx_io
 from rmp_deploy.ir.graph import SpikingGraph
-from rmp_deploy.ir.ops import LIF, Add, Concat, Op
+from rmp_deploy.ir.ops import Add, Concat, Delay, LoihiLIF, Op
 
 
 @dataclass(frozen=True)
@@ -53,22 +54,26 @@ def warning(check: str, op: Op, error: RmpDeployError) -> Finding:
     return Finding(check, "warning", op.name, str(error))
 
 
+def error(check: str, op: Op | None, refusal: RmpDeployError) -> Finding:
+    """An error in the words of what is raised where it is done."""
+    return Finding(check, "error", None if op is None else op.name, str(refusal))
+
+
 def silent_neurons(graph: SpikingGraph) -> Iterator[Finding]:
     """Neurons that no sample makes fire: the bound of their u is not above v_threshold."""
     bounds = largest_u(graph)
-    for op in graph.of_type(LIF):
+    for op in graph.spiking:
         if op.name not in bounds:
             continue
         u = bounds[op.name]
-        v_threshold = np.broadcast_to(op.v_threshold, u.shape)
-        silent = u <= v_threshold
+        threshold = np.broadcast_to(op.threshold, u.shape)
+        silent = u <= threshold
         if silent.any():
             n, first = int(silent.sum()), tuple(int(i) for i in np.argwhere(silent)[0])
             what = f"{n} of {u.size} neurons never fire; largest possible u of neuron {first} = {u[first]:g}"
+            name = "vth << 6" if isinstance(op, LoihiLIF) else "v_threshold"
             todo = "Look at its weights and its threshold, or remove them"
-            yield warning(
-                "silent", op, op_error(op.kind, op.name, what, f"> v_threshold = {v_threshold[first]:g}", todo)
-            )
+            yield warning("silent", op, op_error(op.kind, op.name, what, f"> {name} = {threshold[first]:g}", todo))
 
 
 def dead_ends(graph: SpikingGraph) -> Iterator[Finding]:
@@ -97,12 +102,12 @@ def unequal_depths(graph: SpikingGraph) -> Iterator[Finding]:
         depths = [depth[i] for i in op.inputs if i in depth]
         if len(set(depths)) > 1:
             what, allowed = f"synapses before its inputs = {depths}", "equal ones where each takes a step [lava]"
-            todo = "There, delay the others by the difference"
+            todo = "There, relays make up for the difference (passes.balance_latency)"
             yield warning("depth", op, op_error(op.kind, op.name, what, allowed, todo))
 
 
 def synaptic_depths(graph: SpikingGraph) -> dict[str, int]:
-    """Synapses on the longest way from the input to each value: its steps of latency on Lava.
+    """Synapses on the longest way from the input to each value: its steps of latency on Lava; a Delay's steps off.
 
     What only a recurrent edge leads to has none: there the synapse's own step is part of the Delay.
     """
@@ -110,7 +115,7 @@ def synaptic_depths(graph: SpikingGraph) -> dict[str, int]:
     for op in graph.ops:
         before = [depth[i] for i in op.inputs if i in depth]
         if before:
-            depth[op.name] = max(before) + hasattr(op, "weight")
+            depth[op.name] = max(before) + hasattr(op, "weight") - (op.steps if isinstance(op, Delay) else 0)
     return depth
 
 

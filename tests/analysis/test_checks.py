@@ -202,7 +202,7 @@ def test_depths_count_synapses_and_unequal_ones_are_named():
     (found,) = unequal_depths(g)
     assert found.message == (
         "Add 'residual': synapses before its inputs = [2, 1], allowed equal ones where each takes a step [lava]. "
-        "There, delay the others by the difference."
+        "There, relays make up for the difference (passes.balance_latency)."
     )
 
 

@@ -63,7 +63,7 @@ def test_loihi1():
     }  # fmt: skip
     assert {name: limit.value for name, limit in profile.limits.items()} == {
         "cores": 128, "neurons_per_core": 1024, "input_axons_per_core": 4096, "output_axons_per_core": 4096,
-        "synapse_memory_per_core": 131072, "synapses_per_core": None, "thresholds_per_core": 8, "weight_bits": 9,
+        "synapse_memory_per_core": 131072, "synapses_per_core": 8 * 131072, "thresholds_per_core": 8, "weight_bits": 9,
         "delay_steps": 62, "decay_bits": 12, "threshold_bits": 17, "bias_bits": 13, "state_bits": 24,
         "graded_spike_bits": 0,
     }  # fmt: skip
