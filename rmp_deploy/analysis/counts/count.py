@@ -9,7 +9,8 @@ import numpy as np
 import numpy.typing as npt
 
 from rmp_deploy.analysis.counts.fan_out import SYNAPSES, Bools
-from rmp_deploy.analysis.counts.rules import COUNT, cost
+from rmp_deploy.analysis.counts.rules import COUNT, cost, shortcut
+from rmp_deploy.analysis.counts.shortcut import is_shortcut
 from rmp_deploy.analysis.counts.table import Counts, InputKind, LayerCounts
 from rmp_deploy.analysis.counts.values import MESSAGES, REAL, SPIKES, Facts, Kinds, Value, evaluate, facts_of, step_of
 from rmp_deploy.errors import RmpDeployError, op_error
@@ -60,6 +61,7 @@ def count(graph: SpikingGraph, trace: Trace, x: Samples | None = None) -> Counts
     frames, kinds = _input(graph, trace.n_samples, x)
     facts = facts_of(graph, kinds)
     spikes = {op.name: _spikes(op, trace, (graph.T, *graph.shapes[op.name])) for op in graph.spiking}
+    shortcuts = {op.name for op in graph.ops if is_shortcut(graph, op)}
     row_of = _row_of(graph)
     counts = {row: dict.fromkeys(TERMS, 0) for row in row_of.values()}
     cached = dict.fromkeys(counts, 0)
@@ -75,14 +77,15 @@ def count(graph: SpikingGraph, trace: Trace, x: Samples | None = None) -> Counts
                 values[op.name] = waiting[op.name].popleft()
             elif isinstance(op, SpikingNeuron):
                 values[op.name] = spikes[op.name][:, t]
-            elif isinstance(op, LI):
+            elif isinstance(op, LI) or op.name in shortcuts:
                 values[op.name] = values[op.inputs[0]]
             else:
                 read, of = [values[i] for i in op.inputs], [facts[i] for i in op.inputs]
                 values[op.name] = evaluate(op, read, of, graph.shapes[op.name])
             # a Delay may read what is not made yet, and its rule does not look at it
             steps = [step_of(values[i], facts[i]) for i in op.inputs if i in values]
-            for term, n in cost(op, steps, step_of(values[op.name], facts[op.name])).items():
+            made = step_of(values[op.name], facts[op.name])
+            for term, n in (shortcut(steps[0]) if op.name in shortcuts else cost(op, steps, made)).items():
                 counts[row_of[op.name]][term] += n
                 if term == "mac" and (t == 0 or not all(facts[i].constant for i in op.inputs)):
                     cached[row_of[op.name]] += n

@@ -55,8 +55,16 @@ def _synapse(op: Dense | Convolution, read: Sequence[Step], made: Step) -> dict[
     return {"ac": ac, "mac": mac, "weight_read": ac + mac, "bias_add": made.events.size if has_bias else 0}
 
 
-def _identity(x: Step) -> dict[str, int]:
-    """What joins a current, or neurons, without a synapse: an identity synapse, as on the chip."""
+def shortcut(x: Step) -> dict[str, int]:
+    """One synapse for each element."""
+    ac, mac = int(np.count_nonzero(x.of(SPIKES))), int(np.count_nonzero(x.of(MESSAGES))) + x.of(REAL).size
+    return {"ac": ac, "mac": mac, "weight_read": ac + mac}
+
+
+def _joined(x: Step) -> dict[str, int]:
+    """What joins a current, or neurons, without a synapse: spikes and messages pass an identity, as on the chip."""
+    if x.facts.host:
+        return {"residual_add": int(np.count_nonzero(x.events))}
     ac, mac = (int(np.count_nonzero(x.of(kind))) for kind in (SPIKES, MESSAGES))
     return {"ac": ac, "mac": mac, "weight_read": ac + mac, "residual_add": x.of(REAL).size}
 
@@ -64,15 +72,11 @@ def _identity(x: Step) -> dict[str, int]:
 def _add(_op: Add, read: Sequence[Step], made: Step) -> dict[str, int]:
     """Currents add up in the neuron, where each accumulate is that add already: what else there is, is counted."""
     if made.facts.current:
-        return _sum([_from_host(x) if x.facts.host else _identity(x) for x in read if not x.facts.current])
+        return _sum([_joined(x) for x in read if not x.facts.current])
     real = made.facts.kinds == REAL
     meeting = np.sum([x.events[~real] for x in read], axis=0, dtype=np.int64) - 1
     dense = (len(read) - 1) * made.events[real].size
     return {"residual_add": dense + int(meeting[meeting > 0].sum())}
-
-
-def _from_host(x: Step) -> dict[str, int]:
-    return {"residual_add": int(np.count_nonzero(x.events))}
 
 
 def _sum(parts: Sequence[dict[str, int]]) -> dict[str, int]:
@@ -132,9 +136,8 @@ def _states(
     factors = [np.broadcast_to(factor, shape) for factor in kept]
     active = int(np.count_nonzero(x.events | spikes))
     words = made.events.size + samples * sum(int(np.count_nonzero(factor)) for factor in factors[1:])
-    identity = {} if x.facts.current or x.facts.host else _identity(x)
     return {
-        **identity,
+        **({} if x.facts.current or x.facts.host else _joined(x)),
         "neuron_active": active,
         "neuron_inactive": made.events.size - active,
         "neuron_multiply": samples * sum(int(np.count_nonzero((f != 0) & (f != 1))) for f in factors),

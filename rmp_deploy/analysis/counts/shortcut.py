@@ -1,0 +1,35 @@
+"""Synapses that only hand spikes on: identity shortcuts of residual blocks, and relays."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+
+from rmp_deploy.analysis.counts.fan_out import SYNAPSES, Dense
+from rmp_deploy.ir.graph import SpikingGraph
+from rmp_deploy.ir.ops import LIF, Add, CubaLIF, LoihiLIF, Op
+
+
+def is_shortcut(graph: SpikingGraph, op: Op) -> bool:
+    """True for one synapse from every element to its own, all of one weight, that only Adds or relays' neurons read.
+
+    What an Add of spikes and a current is without it. Of flat values it is written as a matrix, of which only the
+    diagonal is a synapse.
+    """
+    if not isinstance(op, SYNAPSES) or getattr(op, "bias", None) is not None:
+        return False
+    readers, weight = graph.consumers(op.name), op.weight
+    if not readers or not all(isinstance(reader, Add) or _forgets(reader) for reader in readers):
+        return False
+    if isinstance(op, Dense):
+        return weight.shape[0] == weight.shape[1] and bool((weight == weight[0, 0] * np.eye(len(weight))).all())
+    one_to_one = math.prod(weight.shape[1:]) == 1 and op.groups == len(weight)
+    return one_to_one and set(op.stride) == {1} and not any(op.padding) and bool((weight == weight.flat[0]).all())
+
+
+def _forgets(op: Op) -> bool:
+    """Neurons without a memory, as a relay's are."""
+    if isinstance(op, LoihiLIF):
+        return bool((op.dv == 4096).all() and (op.du == 4095).all())
+    return isinstance(op, LIF) and not isinstance(op, CubaLIF) and not op.decay.any()
