@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Collection
 from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import Any
@@ -12,221 +12,212 @@ import numpy as np
 import numpy.typing as npt
 
 from rmp_deploy.converters.lava.neuron import NEURONS
-from rmp_deploy.converters.lava.synapse import F64, GRADED_BITS, SYNAPSES, bias
-from rmp_deploy.errors import RmpDeployError, op_error
+from rmp_deploy.converters.lava.readout import Readout, Recording, recorded_values
+from rmp_deploy.converters.lava.refusals import check
+from rmp_deploy.converters.lava.synapse import F64, SYNAPSES, bias
+from rmp_deploy.converters.lava.wiring import lava_shape, links, summands
 from rmp_deploy.ir.graph import SpikingGraph
 from rmp_deploy.ir.integers import SYNAPSES as LOIHI_SYNAPSES
-from rmp_deploy.ir.ops import LIF, AvgPool2d, BatchNorm, Flatten, LoihiConv2d, LoihiLIF, Op, Shape, SumPool2d
+from rmp_deploy.ir.ops import LI, CubaLIF, LoihiLIF, Op, Quantize, Shape
+from rmp_deploy.ir.reference import STATELESS
 from rmp_deploy.ir.trace import Record
-
-OTHER_BACKEND = "Use the backend reference or onnxruntime, or a network without it"
-INSTEAD: dict[type[Op], str] = {
-    BatchNorm: "Apply passes.fold_batchnorm first",
-    AvgPool2d: "Apply passes.fold_pool first",
-    SumPool2d: "Before a Conv2d or Linear, make it an AvgPool2d, multiply their weights by the window's size and apply "
-    "passes.fold_pool; elsewhere use the backend reference or onnxruntime",
-}
-
-
-@dataclass(frozen=True)
-class Wire:
-    """A value of the graph inside Lava.
-
-    Attributes:
-        process: who computes it.
-        port: the OutPort that sends it, in Lava's order.
-        shape: what the port sends in our order, (C, H, W) or (N,); a Flatten leaves it as it is.
-        latency: connection processes between the input and the value; each adds one time step.
-        bias: of the synapse that made it; it is not in the value yet.
-    """
-
-    process: Any
-    port: Any
-    shape: Shape
-    latency: int = 0
-    bias: F64 | None = None
-
-
-@dataclass(frozen=True)
-class Recording:
-    """N samples of one value, its rows one per time step, latency removed; `shape` is [N, T, *shape in the graph]."""
-
-    rows: Any
-    shape: Shape
-
-    def read(self) -> npt.NDArray[Any]:
-        values: npt.NDArray[Any] = self.rows.read()
-        return values.reshape(self.shape)
+from rmp_deploy.passes.balance_latency import balance_latency, depths
+from rmp_deploy.passes.paths import parts
 
 
 @dataclass(frozen=True)
 class Network:
-    """Lava processes, ready to compile: run `source` for `n_steps` time steps with `run_cfg`, then read the recordings.
-
-    `readout` is the graph's readout value without `readout_bias`, which has the value's shape or is 0.
-    """
+    """Lava processes, ready to compile: run `source` for `n_steps` time steps with `run_cfg`, then read what it has."""
 
     source: Any
     run_cfg: Any
     n_steps: int
-    readout: Recording
-    readout_bias: F64
+    readout: Readout
     spikes: dict[str, Recording]
     v: dict[str, Recording]
 
 
-def check(graph: SpikingGraph) -> None:
-    """Raise the first of `refusals`; a wrong network would hang there."""
-    for _, error in refusals(graph):
-        raise error
-
-
-def refusals(graph: SpikingGraph) -> Iterator[tuple[Op, RmpDeployError]]:
-    """The ops that have no exact counterpart on Lava, each with what `build` raises for it."""
-    made_by = _made_by(graph)
-    for op in graph.ops:
-        if type(op) not in CONVERT:
-            allowed = ", ".join(kind.__name__ for kind in CONVERT)
-            todo = INSTEAD.get(type(op), OTHER_BACKEND)
-            yield op, op_error(op.kind, op.name, f"op = {op.kind}", f"{allowed} [lava]", todo)
-            continue
-        source = made_by.get(op.inputs[0])
-        is_current = type(source) in SYNAPSES
-        maker = "the input" if source is None else f"{source.kind} '{source.name}'"
-        if isinstance(op, LoihiConv2d):
-            yield from _conv_refusals(op)
-        if isinstance(op, LIF):
-            yield from _lif_refusals(op)
-            if not is_current:
-                todo = "Put a Linear or Conv2d between them"
-                yield op, op_error(op.kind, op.name, f"input = {maker}", "one Linear or Conv2d [lava]", todo)
-        elif type(op) in SYNAPSES and is_current:
-            todo = "Merge the two into one synapse, or put neurons between them"
-            yield op, op_error(op.kind, op.name, f"input = {maker}", "spikes or the input [lava]", todo)
-
-
-def _conv_refusals(op: LoihiConv2d) -> Iterator[tuple[Op, RmpDeployError]]:
-    unit = 1 << max(0, -op.weight_exp)
-    wrong = op.weight % unit != 0
-    if wrong.any():
-        what = f"weight = {op.weight.flat[np.argmax(wrong)]} with weight_exp = {op.weight_exp}"
-        todo = "Lava's Conv has no exponent and its weights are integers: use a larger weight_exp, or another backend"
-        yield op, op_error(op.kind, op.name, what, f"multiples of {unit} [lava]", todo)
-
-
-def _lif_refusals(op: LIF) -> Iterator[tuple[Op, RmpDeployError]]:
-    if op.reset != "hard":
-        todo = "Lava cannot subtract the threshold: train with the hard reset, or use another backend"
-        yield op, op_error(op.kind, op.name, f"reset = {op.reset!r}", "'hard' [lava]", todo)
-    if np.any(op.v_reset):
-        what = f"v_reset = {op.v_reset.flat[np.argmax(op.v_reset != 0)]:g}"
-        yield op, op_error(op.kind, op.name, what, "0 [lava]", "Train with v_reset = 0, or use another backend")
-
-
-def _made_by(graph: SpikingGraph) -> dict[str, Op]:
-    """The op behind each value, through any Flatten; none for the input."""
-    made: dict[str, Op] = {}
-    for op in graph.ops:
-        if not isinstance(op, Flatten):
-            made[op.name] = op
-        elif op.inputs[0] in made:
-            made[op.name] = made[op.inputs[0]]
-    return made
-
-
-def build(graph: SpikingGraph, x: npt.NDArray[Any], record: Collection[Record], files: ExitStack) -> Network:
+def build(
+    graph: SpikingGraph, x: npt.NDArray[Any], record: Collection[Record], files: ExitStack, fast: bool = False
+) -> Network:
     """Make the processes that stream samples `x` ([N, *shape] or [N, T, *shape]) back to back through `graph`.
 
-    A value may have several readers; nothing joins, so every value has one latency. `files` closes the recordings.
+    Relays keep the values that join equally late (`balance_latency`); they are in no trace. `files` closes the
+    recordings. `fast` takes the models of `converters.lava.fast` for the same processes.
 
     Raises:
         RmpDeployError: Lava cannot compute an op exactly (see `refusals`), or lava-nc is missing.
     """
     check(graph)
-    from rmp_deploy.converters.lava.recorder.processes import Rows, Sink, Source
-
-    direct = graph.input.encoding == "direct"
-    frames = x if direct else x.reshape(-1, *graph.input.shape)
-    source = Source(frames=frames, repeat=graph.T if direct else 1, name=graph.input.name)
-    wires = {graph.input.name: Wire(source, source.s_out, graph.input.shape)}
-    for op in graph.ops:
-        wires[op.name] = CONVERT[type(op)](graph, op, wires[op.inputs[0]])
-
-    def recording(name: str, dtype: type) -> Recording:
-        file = files.enter_context(tempfile.TemporaryFile())  # noqa: SIM115 (the stack closes it)
-        wire = wires[name]
-        rows = Rows(file, dtype, (len(x) * graph.T, *wire.shape), wire.latency)
-        return Recording(rows, (len(x), graph.T, *graph.shapes[name]))
-
-    def sink(name: str, dtype: type) -> Recording:
-        recorded, port = recording(name, dtype), wires[name].port
-        port.connect(Sink(shape=port.shape, rows=recorded.rows, name=f"record {name}").a_in)
-        return recorded
-
-    def membrane(name: str) -> Recording:
-        recorded = recording(name, np.int64 if name in fixed else np.float64)
-        wires[name].process.proc_params["membrane"] = recorded.rows
-        return recorded
-
-    fixed = {op.name for op in graph.ops if isinstance(op, (*LOIHI_SYNAPSES, LoihiLIF))}
-    if graph.input.message_bits is not None:
-        fixed.add(graph.input.name)
-    neurons = [op.name for op in graph.spiking]
-    spikes = {name: sink(name, np.bool_) for name in neurons if "spikes" in record}
-    v = {name: membrane(name) for name in neurons if "v" in record}
-    value = graph.readout.value
-    readout_bias = wires[value].bias
+    recorded = [op.name for op in graph.spiking]
+    making = _Making(balance_latency(graph), x, files)
+    making.connect()
+    spikes = {name: making.sink(name) for name in recorded if "spikes" in record}
+    v = {name: making.membrane(name) for name in recorded if "v" in record}
+    readout = making.readout(spikes)
     return Network(
-        source=source,
-        run_cfg=_run_cfg(fixed, records_v=bool(v)),
-        n_steps=len(x) * graph.T + max(wire.latency for wire in wires.values()),
-        readout=spikes.get(value) or sink(value, np.bool_ if graph.is_spikes(value) else np.float64),
-        readout_bias=np.zeros(1) if readout_bias is None else readout_bias.reshape(graph.shapes[value]),
+        source=next(iter(making.neurons.values())),
+        run_cfg=_run_cfg(making.fixed, fast=fast),
+        n_steps=making.n_steps,
+        readout=readout,
         spikes=spikes,
         v=v,
     )
 
 
-def _synapse(graph: SpikingGraph, op: Op, wire: Wire) -> Wire:
-    # 0 bits would turn every input into 0 or 1 (lava/proc/dense/models.py:41-46, lava/proc/conv/models.py:40-43)
-    message_bits = 0 if graph.is_spikes(op.inputs[0]) else GRADED_BITS
-    process, s_in = SYNAPSES[type(op)](op, wire.shape, message_bits)
-    port = wire.port if wire.port.shape == s_in.shape else wire.port.reshape(s_in.shape)
-    port.connect(s_in)
-    shape = graph.shapes[op.name]
-    return Wire(process, process.a_out, shape, wire.latency + 1, bias(op, shape))
+class _Making:
+    """The processes of one network: all are made before any is connected, since recurrent edges lead back."""
+
+    def __init__(self, graph: SpikingGraph, x: npt.NDArray[Any], files: ExitStack) -> None:
+        self.graph, self.x, self.files = graph, x, files
+        self.depth = depths(graph)
+        self.n_steps = len(x) * graph.T + max(self.depth.values())
+        self.fixed = {op.name for op in graph.ops if isinstance(op, (*LOIHI_SYNAPSES, LoihiLIF, Quantize))}
+        if graph.input.message_bits is not None:
+            self.fixed.add(graph.input.name)
+        self.sources: dict[tuple[str, int], Any] = {}
+        read = parts(graph)
+        self.synapses = {op.name: links(graph, op, read[op.inputs[0]]) for op in graph.of_type(*SYNAPSES)}
+        self.outputs: dict[str, list[Any]] = {name: [] for name in self.synapses}  # ports, one per link
+        self.neurons = {op.name: self._neuron(op) for op in graph.ops if type(op) in NEURONS}
+
+    def connect(self) -> None:
+        """Make the synapses, and connect everything that is there."""
+        for name, of_op in self.synapses.items():
+            op = self.graph.by_name[name]
+            for i, link in enumerate(of_op):
+                process, s_in = SYNAPSES[type(op)](op, link, name if len(of_op) == 1 else f"{name}/{i}")
+                if name in self.fixed:
+                    self.fixed.add(process.name)
+                if link.delay:
+                    process.proc_params["window"] = (self.depth[name], self.graph.T, link.delay)
+                for source in link.senders:
+                    port = self._port(source, self.depth[name] - 1 + link.delay)
+                    (port if port.shape == s_in.shape else port.reshape(s_in.shape)).connect(s_in)
+                self.outputs[name].append(process.a_out)
+        for name, process in self.neurons.items():
+            for port in self._current(self.graph.by_name[name].inputs[0], process.a_in.shape, self.depth[name]):
+                port.connect(process.a_in)
+
+    def sink(self, name: str) -> Recording:
+        """Record the spikes of a neuron op, or the current of a synapse op."""
+        from rmp_deploy.converters.lava.recorder.processes import Sink
+
+        is_neuron = name in self.neurons
+        ports = [self.neurons[name].s_out] if is_neuron else self.outputs[name]
+        recording = self._recording(name, np.bool_ if is_neuron else np.float64, ports[0].shape[::-1])
+        sink = Sink(shape=ports[0].shape, rows=recording.rows, name=f"record {name}")
+        for port in ports:
+            port.connect(sink.a_in)
+        return recording
+
+    def membrane(self, name: str) -> Recording:
+        """Record v of a neuron op, which its own model writes down."""
+        dtype = np.int64 if name in self.fixed else np.float64
+        recording = self._recording(name, dtype, self.neurons[name].a_in.shape[::-1])
+        self.neurons[name].proc_params["membrane"] = recording.rows
+        return recording
+
+    def readout(self, spikes: dict[str, Recording]) -> Readout:
+        """Record what the readout is made of, where it is not in `spikes` already."""
+        recordings: dict[str, Recording] = {}
+        biases: dict[str, F64] = {}
+        for name in recorded_values(self.graph):
+            op = self.graph.by_name[name]
+            if isinstance(op, LI):
+                recordings[name] = self.membrane(name)
+            else:
+                recordings[name] = spikes.get(name) or self.sink(name)
+            if name in self.synapses:
+                biases[name] = bias(op, self.graph.shapes[name])
+        return Readout(self.graph, self.x, recordings, biases)
+
+    def _recording(self, name: str, dtype: type, shape: Shape) -> Recording:
+        from rmp_deploy.converters.lava.recorder.processes import Rows
+
+        n, T = len(self.x), self.graph.T
+        file = self.files.enter_context(tempfile.TemporaryFile())  # noqa: SIM115 (the stack closes it)
+        rows = Rows(file, dtype, (n * T, *shape), self.depth[name])
+        return Recording(rows, (n, T, *self.graph.shapes[name]))
+
+    def _neuron(self, op: Op) -> Any:
+        value = op.inputs[0]
+        total = self._bias(value)
+        shape = self.graph.shapes[value]
+        process = NEURONS[type(op)](op, shape, total, self.graph.T, self.depth[op.name])
+        if isinstance(op, CubaLIF) and total.any():
+            from rmp_deploy.converters.lava.recorder.processes import Source
+
+            constant = Source(frames=total.reshape(1, *lava_shape(shape)), repeat=self.n_steps, name=f"{op.name}/bias")
+            constant.s_out.connect(process.a_in)
+        return process
+
+    def _bias(self, value: str) -> F64:
+        """The biases of all synapses that a current sums, in the shape that it has in the graph."""
+        shape = self.graph.shapes[value]
+        of_synapses = [self.graph.by_name[name] for name in summands(self.graph, value) if name in self.synapses]
+        return sum((bias(op, self.graph.shapes[op.name]).reshape(shape) for op in of_synapses), start=np.zeros(shape))
+
+    def _current(self, value: str, shape: tuple[int, ...], depth: int) -> list[Any]:
+        """The ports that send the summands of a current, in Lava's `shape`."""
+        found = []
+        for name in summands(self.graph, value):
+            ports = self.outputs[name] if name in self.outputs else [self._port(name, depth)]
+            for port in ports:
+                if port.shape == shape:
+                    found.append(port)
+                else:  # flat in our order: C, H, W
+                    found.append(port.transpose(tuple(reversed(range(len(port.shape))))).reshape(shape))
+        return found
+
+    def _port(self, source: str, depth: int) -> Any:
+        """The port of a neuron op, or of the host, which sends as late as it is wanted."""
+        if source in self.neurons:
+            return self.neurons[source].s_out
+        if (source, depth) not in self.sources:
+            from rmp_deploy.converters.lava.recorder.processes import Source
+
+            direct = self.graph.input.encoding == "direct"
+            name = f"{source}/{depth}" if depth else source
+            if source in self.fixed:
+                self.fixed.add(name)
+            self.sources[source, depth] = Source(
+                frames=self._frames(source), repeat=self.graph.T if direct else 1, latency=depth, name=name
+            )
+        return self.sources[source, depth].s_out
+
+    def _frames(self, value: str) -> npt.NDArray[Any]:
+        """What the host sends for `value`: the samples, one after another, quantized or flattened."""
+        ops: list[Op] = []
+        while value in self.graph.by_name:
+            ops.append(self.graph.by_name[value])
+            (value,) = ops[-1].inputs
+        frames = self.x.reshape(-1, *self.graph.input.shape)
+        for op in reversed(ops):
+            frames = STATELESS[type(op)](op, frames)
+        return frames.reshape(len(frames), *lava_shape(frames.shape[1:]))
 
 
-def _neuron(graph: SpikingGraph, op: Op, wire: Wire) -> Wire:
-    process = NEURONS[type(op)](op, wire.shape, graph.shapes[op.name], wire.bias, graph.T, wire.latency)
-    wire.port.connect(process.a_in)
-    return Wire(process, process.s_out, wire.shape, wire.latency)
-
-
-def _flatten(_graph: SpikingGraph, _op: Op, wire: Wire) -> Wire:
-    return wire  # whoever reads it permutes its own parameters
-
-
-CONVERT: dict[type[Op], Callable[[SpikingGraph, Op, Wire], Wire]] = {
-    **dict.fromkeys(SYNAPSES, _synapse),
-    **dict.fromkeys(NEURONS, _neuron),
-    Flatten: _flatten,
-}
-
-
-def _run_cfg(fixed: Collection[str], records_v: bool) -> Any:
+def _run_cfg(fixed: Collection[str], fast: bool) -> Any:
     """Fixed-point models for the processes named in `fixed`, floating-point models for the others."""
     from lava.magma.core.run_configs import Loihi2SimCfg
-    from lava.proc.lif.process import LIFReset
 
-    from rmp_deploy.converters.lava.recorder.membrane import PyLifResetFixedRecorded, PyLifResetRecorded
+    from rmp_deploy.converters.lava.recorder.models import recorded, windowed
+
+    models: dict[bool, dict[Any, Any]] = {True: {}, False: {}}
+    if fast:
+        from rmp_deploy.converters.lava.fast.models import FIXED, FLOATING
+
+        models = {True: FIXED, False: FLOATING}
 
     class RunCfg(Loihi2SimCfg):  # type: ignore[misc]
         def select(self, process: Any, proc_models: list[Any]) -> Any:
             is_fixed = process.name in fixed
             self.select_tag = "fixed_pt" if is_fixed else "floating_pt"
-            recorded = PyLifResetFixedRecorded if is_fixed else PyLifResetRecorded
-            self.exception_proc_model_map = {LIFReset: recorded} if records_v else {}
-            return super().select(process, proc_models)
+            self.exception_proc_model_map = models[is_fixed]
+            model = super().select(process, proc_models)
+            if process.proc_params.get("membrane") is not None:
+                model = recorded(model)
+            return windowed(model) if process.proc_params.get("window") else model
 
     return RunCfg()

@@ -56,7 +56,7 @@ def run(graph: SpikingGraph, x: npt.NDArray[Any], record: Sequence[Record] = ())
             except OSError as e:  # the traces' temporary files
                 raise RmpDeployError(f"backend 'lava': temporary files: {e.strerror}. Set TMPDIR to a folder.") from e
             _execute(network)
-        values = network.readout.read() + network.readout_bias
+        values = network.readout.read()
         return Trace(
             backend="lava",
             output=read_out(graph.readout, np.moveaxis(values, 1, 0)),

@@ -50,7 +50,7 @@ def folds(graph: SpikingGraph) -> Iterator[Finding]:
 
 def lava(graph: SpikingGraph) -> Iterator[Finding]:
     """What the Lava backend raises, of every op and not only of the first; it folds the pools before it looks."""
-    from rmp_deploy.converters.lava.network import refusals
+    from rmp_deploy.converters.lava.refusals import refusals
 
     unfoldable = {op.name for op, _ in fold_pool.refusals(graph)}  # `folds` has said so
     for op, error in refusals(graph if unfoldable else fold_pool.fold_pool(graph)):

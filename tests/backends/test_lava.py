@@ -213,14 +213,6 @@ REFUSED = {
         [a_linear("fc", "x", 2, 3), a_linear("fc2", "fc", 2, 2), neurons("n", "fc2")],
         "Linear 'fc2': input = Linear 'fc', allowed spikes or the input [lava]. ",
     ),
-    "neuron after neuron": (
-        [a_linear("fc", "x", 2, 3), neurons("n", "fc"), neurons("m", "n")],
-        "LIF 'm': input = LIF 'n', allowed one Linear or Conv2d [lava]. ",
-    ),
-    "neuron at the input": (
-        [neurons("n", "x")],
-        "LIF 'n': input = the input, allowed one Linear or Conv2d [lava]. ",
-    ),
     "batch norm": (
         [
             a_linear("fc", "x", 2, 3),
@@ -229,8 +221,8 @@ REFUSED = {
             ),
             neurons("n", "bn"),
         ],
-        "BatchNorm 'bn': op = BatchNorm, allowed Conv2d, Linear, LoihiConv2d, LoihiLinear, LIF, LoihiLIF, Flatten "
-        "[lava]. Apply passes.fold_batchnorm",
+        "BatchNorm 'bn': op = BatchNorm, allowed Conv1d, Conv2d, Linear, LoihiConv2d, LoihiLinear, LIF, CubaLIF, LI, "
+        "LoihiLIF, Add, Concat, Delay, Flatten, MaxPool2d, Quantize, Dequantize [lava]. Apply passes.fold_batchnorm",
     ),
 }
 

@@ -12,7 +12,7 @@ from rmp_deploy.backends import lava, onnxruntime
 from rmp_deploy.errors import RmpDeployError
 from rmp_deploy.ir import reference
 from rmp_deploy.ir.graph import Input, Readout, SpikingGraph
-from rmp_deploy.ir.ops import LIF, Add, Flatten, Linear, LoihiConv2d, LoihiLIF, LoihiLinear
+from rmp_deploy.ir.ops import LIF, Flatten, Linear, LoihiConv2d, LoihiLIF, LoihiLinear
 from rmp_deploy.ir.ops.loihi import WEIGHT_SPAN, stored_weight
 
 pytestmark = pytest.mark.skipif(importlib.util.find_spec("lava") is None, reason="lava-nc is not installed")
@@ -133,11 +133,6 @@ REFUSED = {
         [LoihiConv2d(name="c", inputs=("x",), weight=[[[[2, 4]]]], weight_exp=-2),
          LoihiLIF(name="n", inputs=("c",), du=4095, dv=0, vth=1)],
         "LoihiConv2d 'c': weight = 2 with weight_exp = -2, allowed multiples of 4 [lava]. ",
-    ),
-    "two currents": (
-        [LoihiConv2d(name="c", inputs=("x",), weight=[[[[2]]]]), Add(name="a", inputs=("c", "c")),
-         LoihiLIF(name="n", inputs=("a",), du=4095, dv=0, vth=1)],
-        "Add 'a': op = Add, allowed Conv2d, Linear, LoihiConv2d, LoihiLinear, LIF, LoihiLIF, Flatten [lava]. ",
     ),
 }  # fmt: skip
 

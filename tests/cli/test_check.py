@@ -273,7 +273,7 @@ def test_warnings_are_what_the_passes_and_lava_raise(tmp_path, capsys):
         backends.run(g, np.zeros((1, 2, 6, 6), np.float32), "lava")
     assert str(e.value) in messages
     said = {(f["check"], f["op"]) for f in report["findings"]}
-    assert {("fold", "bn"), ("lava", "bn"), ("lava", "or"), ("lava", "cuba"), ("lava", "li")} <= said
+    assert {("fold", "bn"), ("lava", "bn"), ("lava", "cuba"), ("lava", "sum")} <= said
     assert main(["check", path]) == 0
     out = capsys.readouterr().out.splitlines()
     assert out[: len(messages)] == [f"warning ({f['check']}): {f['message']}" for f in report["findings"]]
@@ -312,14 +312,11 @@ def test_thousands_of_ops_in_a_row_are_one_walk_for_each_check():
     found = [f for check in ALL for f in check(g)]
     assert [f.op for f in found if f.check == "dead-end"] == [f"aside{i}" for i in range(n)]
     assert "aside7': readers = ['aside8'], allowed" in found[7].message
-    assert [f.message for f in found if f.check != "dead-end"] == [
-        "LIF 'lif': input = the input, allowed one Linear or Conv2d [lava]. Put a Linear or Conv2d between them."
-    ]
+    assert [f.message for f in found if f.check != "dead-end"] == []
 
 
 def test_what_lava_has_not_says_where_the_network_runs():
     said = {f.op: f.message for f in lava(whole())}
-    assert said["both"].endswith("[lava]. Use the backend reference or onnxruntime, or a network without it.")
     assert said["sum"].endswith(
         "[lava]. Before a Conv2d or Linear, make it an AvgPool2d, multiply their weights by the window's size and "
         "apply passes.fold_pool; elsewhere use the backend reference or onnxruntime."

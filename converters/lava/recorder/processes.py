@@ -21,10 +21,13 @@ from lava.magma.core.sync.protocols.loihi_protocol import LoihiProtocol
 
 
 class Source(AbstractProcess):  # type: ignore[misc]
-    """Send each of `frames` [F, *shape] `repeat` times, then zeros: a direct-coded sample is kept once, not T times."""
+    """Send each of `frames` [F, *shape] `repeat` times from time step ``1 + latency`` on, zeros before and after.
 
-    def __init__(self, *, frames: npt.NDArray[Any], repeat: int, name: str) -> None:
-        super().__init__(frames=frames, repeat=repeat, name=name)
+    A direct-coded sample is kept once, not T times.
+    """
+
+    def __init__(self, *, frames: npt.NDArray[Any], repeat: int, name: str, latency: int = 0) -> None:
+        super().__init__(frames=frames, repeat=repeat, latency=latency, name=name)
         self.s_out = OutPort(shape=frames.shape[:0:-1])
 
 
@@ -62,14 +65,14 @@ class Sink(AbstractProcess):  # type: ignore[misc]
 
 
 class _PySource(PyLoihiProcessModel):  # type: ignore[misc]
-    """Frame ``(time_step - 1) // repeat`` at every time step."""
+    """Frame ``(time_step - 1 - latency) // repeat`` at every time step."""
 
     s_out: PyOutPort
 
     def run_spk(self) -> None:
         frames: npt.NDArray[Any] = self.proc_params["frames"]
-        frame = (self.time_step - 1) // self.proc_params["repeat"]
-        values = frames[frame].T if frame < len(frames) else np.zeros(self.s_out.shape)
+        frame = (self.time_step - 1 - self.proc_params["latency"]) // self.proc_params["repeat"]
+        values = frames[frame].T if 0 <= frame < len(frames) else np.zeros(self.s_out.shape)
         self.s_out.send(values)
 
 
