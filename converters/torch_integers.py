@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from rmp_deploy.ir.ops import LIF, Conv2d, Dequantize, Linear, LoihiConv2d, LoihiLIF, LoihiLinear, Op
 from rmp_deploy.ir.ops.loihi import PARAMETER_SPAN, STATE_SHIFT, WEIGHT_SPAN, weight_step
 from rmp_deploy.ir.reference_loihi import DECAY_SHIFT, STATE_LIMIT
-from rmp_deploy.training.straight_through import spike, straight_through
+from rmp_deploy.training.straight_through import spike, spike_gradient, straight_through
 from rmp_deploy.training.surrogate import Surrogate
 
 State = tuple[Tensor, ...]
@@ -60,6 +60,8 @@ class LoihiSynapse(Learnt):
     identity of a residual shortcut) is not learnt: it stays one.
     """
 
+    unit: Tensor
+
     def __init__(self, op: LoihiLinear | LoihiConv2d, unit: npt.NDArray[np.float64], most: int) -> None:
         super().__init__()
         self.op, self.most = op, most
@@ -71,12 +73,12 @@ class LoihiSynapse(Learnt):
     def start_from(self, weight: npt.NDArray[np.float64]) -> None:
         """Let the real numbers be `weight`, each as far as it rounds to the integer that it stands for now."""
         if self.weight.requires_grad:
-            reach = NEARLY_HALF * weight_step(self.op.num_weight_bits, self.op.sign_mode) / self.get_buffer("unit")
+            reach = NEARLY_HALF * weight_step(self.op.num_weight_bits, self.op.sign_mode) / self.unit
             self.weight.copy_(torch.clamp(_f32(weight), self.weight - reach, self.weight + reach))
 
     def constants(self) -> State:
         """The weights as Loihi holds them, integers in float32."""
-        return (straight_through(self._stored, self.weight * self.get_buffer("unit")),)
+        return (straight_through(self._stored, self.weight * self.unit),)
 
     def _stored(self, weight: Tensor) -> Tensor:
         step = weight_step(self.op.num_weight_bits, self.op.sign_mode)
@@ -108,6 +110,10 @@ class LoihiNeuron(Learnt):
     """Loihi's neurons, equations in `rmp_deploy.ir.ops.LoihiLIF`; their bias is learnt where the op has one."""
 
     states = 2
+    kept_i: Tensor  # of the state after a step: 1 less the decay
+    kept_v: Tensor
+    v_threshold: Tensor
+    bias_unit: Tensor
 
     def __init__(self, op: LoihiLIF, surrogate: Surrogate) -> None:
         super().__init__()
@@ -125,31 +131,49 @@ class LoihiNeuron(Learnt):
         """The bias in units of the state."""
         if self.bias is None:
             return (torch.zeros((), dtype=torch.float64),)
-        bias_unit = self.get_buffer("bias_unit")
-        return (straight_through(self._mantissa, self.bias.double() * self.unit / bias_unit) * bias_unit,)
+        mantissa = straight_through(self._mantissa, self.bias.double() * self.unit / self.bias_unit)
+        return (mantissa * self.bias_unit,)
 
     @staticmethod
     def _mantissa(bias: Tensor) -> Tensor:
         return bias.round().clamp(*PARAMETER_SPAN["bias_mant"])
 
     def step(self, x: Tensor, states: State, constants: State) -> Step:
-        v, i = states
-        (bias,) = constants
-        kept_i, kept_v, v_threshold = (self.get_buffer(name) for name in ("kept_i", "kept_v", "v_threshold"))
-        arriving = x * 2**STATE_SHIFT
-        if self.keeps_current:
-            arriving = straight_through(torch.trunc, i * kept_i) + arriving
-        i = straight_through(_wrap, arriving)
-        u = straight_through(_clip, straight_through(torch.trunc, v * kept_v) + i + bias)
-        spikes = spike(u, v_threshold, self.unit, self.surrogate)
-        return Step(spikes, (u * (1 - spikes), i), u)
+        bias = constants[0].expand(x.shape)
+        spikes, v, i, u = _LoihiStep.apply(x, *states, bias, self)  # type: ignore[no-untyped-call]
+        return Step(spikes, (v, i), u)
 
     def to_op(self) -> Op:
         if self.bias is None:
             return self.op
-        bias_unit = self.get_buffer("bias_unit")
-        mantissa = self._mantissa(self.bias.double() * self.unit / bias_unit)
+        mantissa = self._mantissa(self.bias.double() * self.unit / self.bias_unit)
         return replace(self.op, bias_mant=mantissa.numpy().astype(np.int32))
+
+
+class _LoihiStep(torch.autograd.Function):
+    """One step as one node: no tensor is kept but u, in which the spikes are seen again."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, v: Tensor, i: Tensor, bias: Tensor, layer: LoihiNeuron) -> State:
+        arriving = x * 2**STATE_SHIFT
+        i = _wrap((i * layer.kept_i).trunc_().add_(arriving) if layer.keeps_current else arriving)
+        u = _int32((v * layer.kept_v).trunc_().add_(i).add_(bias)).clamp_(1 - STATE_LIMIT, STATE_LIMIT - 1)
+        fired = u > layer.v_threshold
+        ctx.layer = layer
+        ctx.save_for_backward(u)
+        ctx.mark_non_differentiable(u)
+        return fired.to(u.dtype), u.masked_fill(fired, 0), i, u
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, Tensor, Tensor | None, Tensor, None]:
+        """``v = u (1 - s)``: the reset is not detached, as in training; what rounds, wraps or clips passes through."""
+        (u,), layer = ctx.saved_tensors, ctx.layer
+        d_s, d_v, d_i, _ = grads
+        d_s = torch.addcmul(d_s, d_v, u, value=-1)
+        d_u = spike_gradient(d_s, u, layer.v_threshold, layer.unit, layer.surrogate)
+        d_u += d_v.masked_fill(u > layer.v_threshold, 0)
+        d_i = d_i + d_u
+        return d_i * 2**STATE_SHIFT, d_u * layer.kept_v, d_i * layer.kept_i if layer.keeps_current else None, d_u, None
 
 
 class HostSynapse(Learnt):
@@ -179,23 +203,28 @@ class HostNeuron(Learnt):
     """Real-valued `LIF`, in float64; nothing of it is learnt."""
 
     states = 1
+    decay: Tensor
+    v_threshold: Tensor
+    v_reset: Tensor
+    subtracted: Tensor
 
     def __init__(self, op: LIF, surrogate: Surrogate) -> None:
         super().__init__()
         self.op, self.surrogate = op, surrogate
         self.unit = float(np.abs(op.v_threshold).mean()) or 1.0
-        for name, value in {**op.per_neuron, "subtracted": op.subtracted}.items():
+        values = {"decay": op.decay, "v_threshold": op.v_threshold, "v_reset": op.v_reset, "subtracted": op.subtracted}
+        for name, value in values.items():
             self.register_buffer(name, _f64(value), persistent=False)
 
     def constants(self) -> State:
         return ()
 
     def step(self, x: Tensor, states: State, constants: State) -> Step:
-        u = self.get_buffer("decay") * states[0] + x
-        spikes = spike(u, self.get_buffer("v_threshold"), self.unit, self.surrogate)
-        soft = self.op.reset == "soft"
-        after = u - self.get_buffer("subtracted") if soft else self.get_buffer("v_reset")
-        return Step(spikes, (u * (1 - spikes) + after * spikes,), u)
+        u = self.decay * states[0] + x
+        spikes = spike(u, self.v_threshold, self.unit, self.surrogate)
+        if self.op.reset == "soft":
+            return Step(spikes, (u - self.subtracted * spikes,), u)
+        return Step(spikes, (u * (1 - spikes) + self.v_reset * spikes,), u)
 
     def to_op(self) -> Op:
         return self.op
@@ -203,6 +232,8 @@ class HostNeuron(Learnt):
 
 class Readout(Learnt):
     """`Dequantize`; its bias is learnt."""
+
+    scale: Tensor
 
     def __init__(self, op: Dequantize) -> None:
         super().__init__()
@@ -214,20 +245,25 @@ class Readout(Learnt):
         return (self.bias.double(),)
 
     def forward(self, x: Tensor, constants: State) -> Tensor:
-        return self.get_buffer("scale") * x + constants[0]
+        return self.scale * x + constants[0]
 
     def to_op(self) -> Op:
         return replace(self.op, bias=self.bias.numpy())
 
 
 def _wrap(i: Tensor) -> Tensor:
-    """Into 32 bits as NumPy's integers, then once into 24 bits."""
-    i = i.long().int().to(i.dtype)
+    """Once into 24 bits."""
+    lowest, highest = torch.aminmax(i)
+    if lowest > -STATE_LIMIT and highest <= STATE_LIMIT:
+        return i
+    i = _int32(i)
     return i - 2 * STATE_LIMIT * (i > STATE_LIMIT) + 2 * STATE_LIMIT * (i <= -STATE_LIMIT)
 
 
-def _clip(u: Tensor) -> Tensor:
-    return u.long().int().to(u.dtype).clamp(1 - STATE_LIMIT, STATE_LIMIT - 1)
+def _int32(x: Tensor) -> Tensor:
+    """Into 32 bits, as Lava's arrays."""
+    lowest, highest = torch.aminmax(x)
+    return x if lowest >= -(2**31) and highest < 2**31 else x.long().int().to(x.dtype)
 
 
 def _f32(value: npt.NDArray[Any]) -> Tensor:

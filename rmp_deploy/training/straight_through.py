@@ -41,8 +41,13 @@ class _Spike(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None, None, None]:
         u, v_threshold = ctx.saved_tensors
-        d_s, u, v_threshold = grads[0] / ctx.unit, u / ctx.unit, v_threshold / ctx.unit
-        return times_derivative(d_s, u, v_threshold, ctx.surrogate, torch.empty_like(d_s)), None, None, None
+        return spike_gradient(grads[0], u, v_threshold, ctx.unit, ctx.surrogate), None, None, None
+
+
+def spike_gradient(d_s: Tensor, u: Tensor, v_threshold: Tensor, unit: float, surrogate: Surrogate) -> Tensor:
+    """``d_s * ds/du``, with potentials taken in units of `unit`: ``d_s / unit * surrogate'(u / unit)``."""
+    d_s = d_s / unit
+    return times_derivative(d_s, u / unit, v_threshold / unit, surrogate, d_s)
 
 
 def spike(u: Tensor, v_threshold: Tensor, unit: float, surrogate: Surrogate) -> Tensor:
