@@ -10,7 +10,7 @@ import numpy.typing as npt
 
 from rmp_deploy.analysis.counts.fan_out import SYNAPSES, Bools
 from rmp_deploy.analysis.counts.rules import COUNT, cost, shortcut
-from rmp_deploy.analysis.counts.shortcut import is_shortcut
+from rmp_deploy.analysis.counts.shortcut import is_shortcut, repeats
 from rmp_deploy.analysis.counts.table import Counts, InputKind, LayerCounts
 from rmp_deploy.analysis.counts.values import MESSAGES, REAL, SPIKES, Facts, Kinds, Value, evaluate, facts_of, step_of
 from rmp_deploy.errors import RmpDeployError, op_error
@@ -48,7 +48,7 @@ def count(graph: SpikingGraph, trace: Trace, x: Samples | None = None) -> Counts
 
     Args:
         graph: the network as deployed, batch norm folded; pools folded where the target has none.
-        trace: a run of `graph` with spikes recorded.
+        trace: a run of `graph` with spikes recorded. Those of relays, which no trace has, follow from the others.
         x: the samples, [N, T, *shape] or [N, *shape]; not needed where the input is real-valued and direct. A sample of
             a real-valued time series is spikes if all of it is 0 or 1.
 
@@ -60,7 +60,9 @@ def count(graph: SpikingGraph, trace: Trace, x: Samples | None = None) -> Counts
     check(graph)
     frames, kinds = _input(graph, trace.n_samples, x)
     facts = facts_of(graph, kinds)
-    spikes = {op.name: _spikes(op, trace, (graph.T, *graph.shapes[op.name])) for op in graph.spiking}
+    repeating = {op.name for op in graph.spiking if op.name not in trace.spikes and repeats(graph, op)}
+    known = [op for op in graph.spiking if op.name not in repeating]
+    spikes = {op.name: _spikes(op, trace, (graph.T, *graph.shapes[op.name])) for op in known}
     shortcuts = {op.name for op in graph.ops if is_shortcut(graph, op)}
     row_of = _row_of(graph)
     counts = {row: dict.fromkeys(TERMS, 0) for row in row_of.values()}
@@ -75,9 +77,9 @@ def count(graph: SpikingGraph, trace: Trace, x: Samples | None = None) -> Counts
         for op in graph.ops:
             if isinstance(op, Delay):
                 values[op.name] = waiting[op.name].popleft()
-            elif isinstance(op, SpikingNeuron):
+            elif op.name in spikes:
                 values[op.name] = spikes[op.name][:, t]
-            elif isinstance(op, LI) or op.name in shortcuts:
+            elif isinstance(op, LI) or op.name in shortcuts | repeating:
                 values[op.name] = values[op.inputs[0]]
             else:
                 read, of = [values[i] for i in op.inputs], [facts[i] for i in op.inputs]
