@@ -17,7 +17,7 @@ ALLOWED: dict[str, set[str]] = {
     "hw_profiles": set(),
     "passes": {"ir"},
     "training": set(),
-    "analysis": {"ir", "hw_profiles"},
+    "analysis": {"ir", "hw_profiles", "passes"},
     "converters": {"ir", "passes", "hw_profiles", "training"},
     "backends": {"ir", "passes", "hw_profiles", "converters"},
     "report": {"ir", "analysis", "hw_profiles"},

@@ -35,6 +35,7 @@ def test_the_wheel_holds_only_rmp_deploy(tmp_path):
         "rmp_deploy/converters/torch_to_ir.py",
         "rmp_deploy/converters/lava/network.py",
         "rmp_deploy/hw_profiles/loihi1.toml",
+        "rmp_deploy/hw_profiles/loihi2.toml",
         "rmp_deploy/report/page.html.j2",
     ):
         assert wanted in names

@@ -12,7 +12,7 @@ from types import ModuleType
 from typing import NoReturn
 
 from rmp_deploy import __version__
-from rmp_deploy.cli import check, convert, demo, doctor, draw, energy, export, profiles, simulate, train, verify
+from rmp_deploy.cli import check, convert, demo, doctor, draw, energy, export, map, profiles, simulate, train, verify
 from rmp_deploy.errors import RmpDeployError
 
 COMMANDS: dict[str, ModuleType] = {
@@ -25,6 +25,7 @@ COMMANDS: dict[str, ModuleType] = {
     "verify": verify,
     "simulate": simulate,
     "energy": energy,
+    "map": map,
     "profiles": profiles,
     "doctor": doctor,
 }

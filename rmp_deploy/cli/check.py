@@ -6,25 +6,34 @@ import argparse
 from collections.abc import Iterator
 from dataclasses import asdict
 
+from rmp_deploy.analysis import chip_checks
 from rmp_deploy.analysis.checks import CHECKS, Check, Finding, check_file, synaptic_depths, warning
 from rmp_deploy.cli.common import add_file, console, print_json
 from rmp_deploy.errors import op_error
+from rmp_deploy.hw_profiles import load as load_profile
 from rmp_deploy.ir.graph import SpikingGraph
 from rmp_deploy.ir.ops import AvgPool2d, BatchNorm
 from rmp_deploy.passes import fold_batchnorm, fold_pool
+from rmp_deploy.report import text
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_file(parser)
+    wanted = "also what would go wrong on this chip: a name or a .toml; repeatable"
+    parser.add_argument("--profile", action="append", default=[], metavar="P", help=wanted)
 
 
 def run(args: argparse.Namespace) -> int:
-    graph, findings = check_file(args.file, ALL)
+    profiles = [load_profile(name) for name in args.profile]
+    of_chips = [check for profile in profiles for check in chip_checks.checks(profile)]
+    unknown = {profile.name: chip_checks.unknown_limits(profile) for profile in profiles}
+    graph, findings = check_file(args.file, (*ALL, *of_chips))
     depth = None if graph is None else max(synaptic_depths(graph).values())
     failed = any(finding.severity == "error" for finding in findings)
     if args.json:
         found = [asdict(finding) for finding in findings]
-        print_json({"file": args.file, "ok": not failed, "synaptic_depth": depth, "findings": found})
+        report = {"file": args.file, "ok": not failed, "synaptic_depth": depth, "findings": found}
+        print_json(report | ({"not_checked": unknown} if profiles else {}))
         return int(failed)
     out = console()
     for finding in findings:
@@ -33,8 +42,12 @@ def run(args: argparse.Namespace) -> int:
         return 1
     latency = f"{depth} synapses deep (on Lava {graph.T} N + {depth} steps for N samples)"
     out.print(f"{graph.name}: {len(graph.ops)} ops, T = {graph.T}, {latency}")
-    out.print(f"{len(findings)} warning{'s' * (len(findings) != 1)}")
-    return 0
+    for name, limits in unknown.items():
+        if limits:
+            out.print(f"{name}: not checked, since unknown: {', '.join(limits)}")
+    counted = {kind: sum(finding.severity == kind for finding in findings) for kind in ("error", "warning")}
+    out.print(", ".join(text.plural(n, kind) for kind, n in counted.items() if n or kind == "warning"))
+    return int(failed)
 
 
 def folds(graph: SpikingGraph) -> Iterator[Finding]:

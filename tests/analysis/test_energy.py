@@ -151,3 +151,16 @@ def test_energy_is_proportional_to_counts():
     shards = counts_of(one) + counts_of(ten)
     assert price(shards, TWIN, profile).joule == pytest.approx(a.joule + b.joule)
     assert price(shards, TWIN, profile).samples == 2
+
+
+def test_a_profile_without_energies_prices_nothing_and_lists_everything():
+    """Unknown is not 0: no sum, no ratio, every operation that happened is unpriced."""
+    counts = counts_of({"ac": 7, "neuron_active": 3, "spike": 2})
+    ledger = price(counts, TWIN, load("loihi2"))
+    assert ledger.rows == ()
+    assert [ledger.joule, ledger.joule_per_sample, ledger.synaptic_joule_per_sample] == [None] * 3
+    assert [ledger.twin_joule_per_sample, ledger.ratio] == [None] * 2
+    assert {layer.joule for layer in ledger.layers} == {None}
+    happened = {term: n for term, n in counts.totals.items() if n}
+    assert {term.term: term.count for term in ledger.unpriced} == happened
+    assert {term.why for term in ledger.unpriced} == {"Intel has published no energy per operation of Loihi 2"}
