@@ -41,7 +41,11 @@ def add_data(parser: argparse.ArgumentParser, at_most: int | None = None, requir
 
 def load_data(args: argparse.Namespace) -> data.Samples:
     """The samples that `--data` and `--samples` ask for."""
-    samples = data.load(args.data)
+    return first_samples(args, data.load(args.data))
+
+
+def first_samples(args: argparse.Namespace, samples: data.Samples) -> data.Samples:
+    """What `--samples` asks for of `samples`."""
     if args.samples is None and args.at_most is not None:
         return samples.first(min(args.at_most, len(samples.x)))
     return samples.first(args.samples)

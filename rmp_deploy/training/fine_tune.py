@@ -41,6 +41,7 @@ def fine_tune(
     lr: float = 2e-3,
     batch: int = 64,
     seed: int = 0,
+    threads: int = 1,
     on_epoch: Callable[[FineTuneEpoch], None] = lambda _: None,
     on_step: Callable[[float], None] = lambda _: None,
 ) -> FineTuned:
@@ -48,12 +49,30 @@ def fine_tune(
 
     A tenth of the samples is held out. The module ends with the parameters of the epoch with the lowest cross entropy
     there, which may be those that it came with. Accuracy there is no measure: the network that is fine-tuned has
-    usually been trained on these samples. The same seed gives the same parameters.
+    usually been trained on these samples. The same seed and threads give the same parameters.
     `on_step` is told after each batch how many epochs are done, as a fraction too.
 
     Raises:
         RmpDeployError: no labels, labels beyond the module's values, too few samples, or a loss that is not finite.
     """
+    before = torch.get_num_threads()
+    torch.set_num_threads(threads)
+    try:
+        return _fine_tune(module, samples, epochs, lr, batch, seed, on_epoch, on_step)
+    finally:
+        torch.set_num_threads(before)
+
+
+def _fine_tune(
+    module: nn.Module,
+    samples: Samples,
+    epochs: int,
+    lr: float,
+    batch: int,
+    seed: int,
+    on_epoch: Callable[[FineTuneEpoch], None],
+    on_step: Callable[[float], None],
+) -> FineTuned:
     x, y, held_x, held_y = _split(samples, seed)
     with torch.no_grad():
         classes = int(module(x[:1]).shape[1])
