@@ -12,7 +12,21 @@ from types import ModuleType
 from typing import NoReturn
 
 from rmp_deploy import __version__
-from rmp_deploy.cli import check, convert, demo, doctor, draw, energy, export, map, profiles, simulate, train, verify
+from rmp_deploy.cli import (
+    check,
+    convert,
+    demo,
+    doctor,
+    draw,
+    energy,
+    export,
+    map,
+    profiles,
+    quantize,
+    simulate,
+    train,
+    verify,
+)
 from rmp_deploy.errors import RmpDeployError
 
 COMMANDS: dict[str, ModuleType] = {
@@ -22,6 +36,7 @@ COMMANDS: dict[str, ModuleType] = {
     "convert": convert,
     "check": check,
     "draw": draw,
+    "quantize": quantize,
     "verify": verify,
     "simulate": simulate,
     "energy": energy,

@@ -16,9 +16,9 @@ not computed: candidates run, and the one with the fewest spikes that differ fro
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import numpy.typing as npt
 
@@ -28,13 +28,23 @@ from rmp_deploy.ir.ops.loihi import WEIGHT_BITS
 from rmp_deploy.passes.fold_batchnorm import fold_batchnorm
 from rmp_deploy.passes.fold_pool import fold_pool
 from rmp_deploy.passes.identity_synapses import identity_synapses
-from rmp_deploy.passes.quantize.layers import layers_of, on_host
-from rmp_deploy.passes.quantize.network import Calibration
-from rmp_deploy.passes.quantize.results import LayerResult, SynapseResult
+from rmp_deploy.passes.quantize.layers import check_real, layers_of, on_host
+from rmp_deploy.passes.quantize.network import MESSAGE_BITS, Calibration
+from rmp_deploy.passes.quantize.results import LayerResult, NeuronResult, SynapseResult
 
-__all__ = ["InputCoding", "LayerResult", "Quantized", "SynapseResult", "quantize"]
+__all__ = [
+    "INPUT_CODINGS",
+    "MESSAGE_BITS",
+    "InputCoding",
+    "LayerResult",
+    "NeuronResult",
+    "Quantized",
+    "SynapseResult",
+    "quantize",
+]
 
 InputCoding = Literal["host", "graded"]
+INPUT_CODINGS: tuple[InputCoding, ...] = get_args(InputCoding)
 
 
 @dataclass(frozen=True)
@@ -62,6 +72,7 @@ def quantize(
     x: npt.NDArray[Any],
     weight_bits: int | Mapping[str, int] = WEIGHT_BITS,
     input_coding: InputCoding = "host",
+    on_layer: Callable[[Sequence[LayerResult], int], None] | None = None,
 ) -> Quantized:
     """Return `graph` in Loihi's integers, its scales chosen on samples `x`.
 
@@ -75,12 +86,15 @@ def quantize(
         x: calibration samples, [N, *shape] (direct) or [N, T, *shape] (time_series); 8 to 64 do.
         weight_bits: of all synapses, 1..8 with the sign, or by the name of a synapse; others have 8.
         input_coding: what a real-valued input becomes, see `Quantized`.
+        on_layer: called after every layer with the results so far and the number of layers.
 
     Raises:
         RmpDeployError: what Loihi cannot do, by name, or options and samples that do not fit.
     """
-    if input_coding not in ("host", "graded"):
-        raise RmpDeployError(f"quantize: input_coding = {input_coding!r}, allowed host or graded. Choose one.")
+    if input_coding not in INPUT_CODINGS:
+        allowed = " or ".join(INPUT_CODINGS)
+        raise RmpDeployError(f"quantize: input_coding = {input_coding!r}, allowed {allowed}. Choose one.")
+    check_real(graph)
     graph.check_samples(x)
     folded = fold_pool(fold_batchnorm(graph))
     host = on_host(folded, input_coding)
@@ -88,7 +102,7 @@ def quantize(
     layers = layers_of(folded, host)
     bits = _bits_by_synapse([op.name for layer in layers for op in layer.synapses], weight_bits)
     calibration = Calibration(folded, host, layers, bits, x)
-    integer = calibration.run()
+    integer = calibration.run(on_layer)
     given = graph.input.message_bits
     coding = input_coding if given is None else "integers" if given else "spikes"
     return Quantized(integer, folded, coding, len(x), tuple(calibration.results))

@@ -19,6 +19,7 @@ from rmp_deploy.ir.ops import (
     Concat,
     Conv1d,
     Conv2d,
+    CubaLIF,
     Delay,
     Dequantize,
     Flatten,
@@ -72,6 +73,12 @@ class Layer:
         return values.reshape(-1, *(1,) * (self.synapses[0].weight.ndim - 2)) if values.size > 1 else values.reshape(())
 
 
+def check_real(graph: SpikingGraph) -> None:
+    """Raise RmpDeployError if an op of the graph is Loihi's already."""
+    for op in graph.of_type(LoihiLinear, LoihiConv2d, LoihiLIF, Quantize, Dequantize):
+        raise op_error(op.kind, op.name, f"op = {op.kind}", "real-valued ops", "The graph is quantized already")
+
+
 def on_host(graph: SpikingGraph, input_coding: str) -> frozenset[str]:
     """The real-valued ops that stay on the host: from the input to the first neurons, which are among them."""
     if graph.input.message_bits is not None or input_coding == "graded":
@@ -104,6 +111,7 @@ def layers_of(graph: SpikingGraph, host: frozenset[str]) -> list[Layer]:
                 raise op_error(op.kind, op.name, what, "one reader (weights share its scale)", todo)
         synapses = tuple(op for op in ops if isinstance(op, Linear | Conv2d))
         between = tuple(op for op in ops if not isinstance(op, Linear | Conv2d))
+        _check_biases(neuron, synapses)
         gain = np.ones(1) if neuron is None else _gain(graph, neuron, between)
         found.append(Layer(name, neuron, current, synapses, between, gain))
     for op in graph.ops:
@@ -165,6 +173,16 @@ def _behind(graph: SpikingGraph, current: str, moved: frozenset[str]) -> list[Op
     return [op for op in graph.ops if op.name in names]
 
 
+def _check_biases(neuron: LIF | None, synapses: tuple[Synapse, ...]) -> None:
+    if not isinstance(neuron, CubaLIF) or not neuron.current_decay.any():
+        return
+    for op in synapses:
+        if op.bias is not None and op.bias.any():
+            what = f"current_decay = {neuron.current_decay.max():g} and a bias of '{op.name}'"
+            allowed = "one of them (Loihi adds a bias to v, where no current decays)"
+            raise op_error(neuron.kind, neuron.name, what, allowed, "Train without a bias")
+
+
 def _gain(graph: SpikingGraph, neuron: LIF, between: tuple[Op, ...]) -> F64:
     """``max(th) / th`` per channel."""
     th = neuron.v_threshold.astype(np.float64)
@@ -190,8 +208,6 @@ def _check(graph: SpikingGraph, op: Op, host: frozenset[str], moved: frozenset[s
         if not holds:
             raise op_error(op.kind, op.name, what, allowed, todo)
 
-    if isinstance(op, LoihiLinear | LoihiConv2d | LoihiLIF | Quantize | Dequantize):
-        check(False, f"op = {op.kind}", "real-valued ops", "The graph is quantized already")
     if isinstance(op, BatchNorm):
         check(False, "left in the graph", "folded into its synapse", "Put it right behind a synapse")
     if op.name in host:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -12,7 +13,7 @@ from rmp_deploy.errors import op_error
 from rmp_deploy.ir import reference
 from rmp_deploy.ir.graph import SpikingGraph
 from rmp_deploy.ir.integers import LARGEST
-from rmp_deploy.ir.ops import LIF, Delay, Dequantize, Op, Quantize, SpikingNeuron
+from rmp_deploy.ir.ops import LIF, Delay, Dequantize, Linear, Op, Quantize, SpikingNeuron
 from rmp_deploy.passes.identity_synapses import currents
 from rmp_deploy.passes.quantize import steps
 from rmp_deploy.passes.quantize.choose import Choice, Target, choose, corrected, current_of, judged_samples
@@ -54,7 +55,7 @@ class Calibration:
             self._largest[name] = self._quantize.largest
             self._graded.add(name)
 
-    def run(self) -> SpikingGraph:
+    def run(self, on_layer: Callable[[Sequence[LayerResult], int], None] | None = None) -> SpikingGraph:
         """The integer graph; every layer's result is in `results` afterwards."""
         graph, made, extra = self._graph, dict[str, Op](), list[Op]()
         later = self._later_spikes()
@@ -76,6 +77,8 @@ class Calibration:
                     made |= {new.name: new for new in choice.synapses}
                     extra.append(self._output_op(self._layers[op.name], choice))
             self._forget(op)
+            if on_layer is not None:
+                on_layer(self.results, len(self._layers))
         ops = [made.get(op.name, op) for op in graph.ops]
         if self._quantize is not None:
             renamed = {graph.input.name: self._quantize.name}
@@ -123,7 +126,8 @@ class Calibration:
         if read in self._graded and self._quantize is not None:
             unit = 1 / float(self._quantize.scale)
         largest = self._largest[read]
-        return grid(op, layer.weight(op), unit, self._bits[op.name], largest, largest >= FLOORS)
+        floors = largest >= FLOORS and isinstance(op, Linear)  # Lava's Conv has no shift: it must drop no bits
+        return grid(op, layer.weight(op), unit, self._bits[op.name], largest, floors)
 
     def _output_op(self, layer: Layer, choice: Choice) -> Dequantize:
         """Real values of the readout's currents, with the float bias."""
