@@ -28,7 +28,18 @@ def _lava(graph: SpikingGraph, x: npt.NDArray[Any], record: Sequence[Record]) ->
     return lava.run(graph, x, record)
 
 
-BACKENDS: dict[str, Run] = {"reference": reference.run, "onnxruntime": _onnxruntime, "lava": _lava}
+def _lava_fast(graph: SpikingGraph, x: npt.NDArray[Any], record: Sequence[Record]) -> Trace:
+    from rmp_deploy.backends import lava
+
+    return lava.run(graph, x, record, fast=True)
+
+
+BACKENDS: dict[str, Run] = {
+    "reference": reference.run,
+    "onnxruntime": _onnxruntime,
+    "lava": _lava,
+    "lava_fast": _lava_fast,
+}
 
 
 def batches(
@@ -53,7 +64,7 @@ def run(graph: SpikingGraph, x: npt.NDArray[Any], backend: str, record: Sequence
     Args:
         graph: the network.
         x: [N, *shape] for direct encoding, [N, T, *shape] for a time series.
-        backend: reference, onnxruntime or lava.
+        backend: one of `BACKENDS`.
         record: which of spikes, v and u of every neuron op to keep.
 
     Raises:

@@ -3,43 +3,52 @@
 from __future__ import annotations
 
 import logging
-import queue
-import signal
-import time
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
-from multiprocessing import connection
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
+from rmp_deploy.backends import lava_runtime
 from rmp_deploy.errors import RmpDeployError
 from rmp_deploy.ir.graph import SpikingGraph
 from rmp_deploy.ir.reference import read_out
 from rmp_deploy.ir.trace import Record, Trace
 
 RECORDS: tuple[Record, ...] = ("spikes", "v")
-CHANNEL_SIZE = 4  # messages; Lava's 64 need 0.8 GB of /dev/shm per 224x224x64 map, and steps are in lock-step anyway
-POLL = 0.005  # [s] between looks at Lava's processes
-GRACE = 2.0  # [s] for a failed process to end after it has told so
 
 
-def run(graph: SpikingGraph, x: npt.NDArray[Any], record: Sequence[Record] = ()) -> Trace:
+def run(
+    graph: SpikingGraph,
+    x: npt.NDArray[Any],
+    record: Sequence[Record] = (),
+    *,
+    fast: bool = False,
+    patience: float = lava_runtime.PATIENCE,
+) -> Trace:
     """Stream samples `x` ([N, *shape] direct, [N, T, *shape] time_series) through Lava in N*T + L time steps.
 
     L is the number of synaptic layers: each sends what it computed one step before. Average pools are folded first.
     Memory follows `x` and the recorded traces; give a data set in chunks.
 
+    Args:
+        graph: the network.
+        x: samples.
+        record: which of spikes and v to keep.
+        fast: the backend `lava_fast`: the same processes with the models and channels of `converters.lava.fast`.
+        patience: [s] in which some process must finish a time step.
+
     Raises:
         RmpDeployError: the samples do not fit, Lava cannot compute an op exactly or does not expose what `record` asks
-            for, lava-nc is missing, or one of its processes ended during the run.
+            for, lava-nc is missing, or one of its processes ended or stood still during the run.
     """
+    backend = "lava_fast" if fast else "lava"
     unknown = [what for what in record if what not in RECORDS]
     if unknown:
         raise RmpDeployError(
-            f"backend 'lava': record = {unknown[0]!r}, allowed {', '.join(RECORDS)}. "
+            f"backend '{backend}': record = {unknown[0]!r}, allowed {', '.join(RECORDS)}. "
             "Lava shows the membrane after the reset only: record u with the backend reference."
         )
     graph.check_samples(x)
@@ -52,125 +61,26 @@ def run(graph: SpikingGraph, x: npt.NDArray[Any], record: Sequence[Record] = ())
     with ExitStack() as files:
         with _forgotten_by_lava(), _quiet():
             try:
-                network = build(folded, x, record, files)
+                network = build(folded, x, record, files, fast)
             except OSError as e:  # the traces' temporary files
-                raise RmpDeployError(f"backend 'lava': temporary files: {e.strerror}. Set TMPDIR to a folder.") from e
-            _execute(network)
+                what = f"backend '{backend}': temporary files: {e.strerror}"
+                raise RmpDeployError(f"{what}. Set TMPDIR to a folder.") from e
+            lava_runtime.execute(network.source, network.run_cfg, network.n_steps, _channel(fast), patience)
         values = network.readout.read()
         return Trace(
-            backend="lava",
+            backend=backend,
             output=read_out(graph.readout, np.moveaxis(values, 1, 0)),
             spikes={name: recording.read() for name, recording in network.spikes.items()},
             v={name: recording.read() for name, recording in network.v.items()},
         )
 
 
-def _execute(network: Any) -> None:
-    """Run to the end in child processes, of which none is left afterwards, whatever happens."""
-    from lava.magma.core.process.message_interface_enum import ActorType
-    from lava.magma.core.run_conditions import RunSteps
-    from lava.magma.runtime.runtime import Runtime
+def _channel(fast: bool) -> Callable[..., Any] | None:
+    if not fast:
+        return None
+    from rmp_deploy.converters.lava.fast.channels import channel
 
-    executable = network.source.compile(network.run_cfg, {"pypy_channel_size": CHANNEL_SIZE})
-    runtime = Runtime(executable, ActorType.MultiProcessing)
-    executable.assign_runtime_to_all_processes(runtime)
-    names = [process.name for process in executable.proc_builders] + ["runtime service"]
-    try:
-        _initialize(runtime, names)
-        runtime.start(RunSteps(num_steps=network.n_steps, blocking=False))
-        _wait(runtime, names)
-        runtime.stop()
-    finally:
-        _end(runtime)
-
-
-def _initialize(runtime: Any, names: list[str]) -> None:
-    """Runtime.initialize (lava/magma/runtime/runtime.py:155-176), which waits for ever for a child that was killed."""
-    runtime._build_watchdog_manager()
-    runtime._build_message_infrastructure()
-    runtime._build_channels()
-    runtime._build_sync_channels()
-    with _no_interrupt():
-        runtime._build_processes()
-        runtime._build_runtime_services()
-    runtime._start_ports()
-    answers, runtime.exception_q = runtime.exception_q, []
-    for answer, name in zip(answers, names, strict=True):
-        while True:
-            try:
-                error = answer.get(timeout=POLL)
-                break
-            except queue.Empty:
-                _check_alive(runtime, names)
-        if error is not None:
-            raise _failed(name, f"{type(error).__name__}: {error}")
-    runtime._is_initialized = True
-
-
-def _wait(runtime: Any, names: list[str]) -> None:
-    """Wait for the last time step. Lava itself waits for ever when one of its processes has died (lava issue #178)."""
-    from lava.magma.runtime.mgmt_token_enums import MGMT_RESPONSE, enum_equal
-
-    (answer,) = runtime.service_to_runtime
-    sentinels = [actor.sentinel for actor in runtime._messaging_infrastructure.actors]
-    while not answer.probe():
-        if connection.wait(sentinels, timeout=POLL):
-            _check_alive(runtime, names)
-    if not enum_equal(answer.peek(), MGMT_RESPONSE.DONE):
-        deadline = time.monotonic() + GRACE
-        while time.monotonic() < deadline:  # the process that failed is on its way out
-            _check_alive(runtime, names)
-            time.sleep(POLL)
-        raise _failed("runtime service", f"answer = {answer.peek()[0]:g}")
-    runtime.wait()
-
-
-def _check_alive(runtime: Any, names: list[str]) -> None:
-    """Raise RmpDeployError if a process has ended: none does by itself. The one that failed is named: Lava's answer to
-    a failure is to stop others, which then end too, perhaps earlier."""
-    deadline = time.monotonic() + GRACE
-    actors = list(zip(runtime._messaging_infrastructure.actors, names, strict=True))
-    while ended := [(actor, name) for actor, name in actors if not actor.is_alive()]:
-        for actor, name in ended:
-            if actor.exception is not None:
-                error, _traceback = actor.exception
-                raise _failed(name, f"{type(error).__name__}: {error}")
-            if actor.exitcode != 0:
-                raise _failed(name, f"exit code {actor.exitcode}")
-        if time.monotonic() > deadline:
-            raise _failed(ended[0][1], "ended without an error")
-        time.sleep(POLL)
-
-
-def _failed(name: str, reason: str) -> RmpDeployError:
-    return RmpDeployError(
-        f"Lava process '{name}': {reason}, allowed a run to its last step. "
-        "Look at free memory, /dev/shm and the temporary folder (exit code -7 or -9), or run fewer samples at once."
-    )
-
-
-def _end(runtime: Any) -> None:
-    """Kill what a failed run left and free the shared memory; after a run that was stopped nothing is left to do."""
-    runtime._is_started = runtime._is_running = False  # so that Runtime.__del__ does not wait for killed processes
-    infrastructure = runtime._messaging_infrastructure
-    if infrastructure is None:
-        return
-    with _no_interrupt():
-        for actor in infrastructure.actors:
-            if not actor._is_done:
-                actor.kill()
-        runtime.join()
-        infrastructure.stop()
-
-
-@contextmanager
-def _no_interrupt() -> Iterator[None]:
-    """Hold Ctrl-C back; a child made meanwhile never sees it, so that only this process answers it (and ends them)."""
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
-    try:
-        yield
-    finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+    return channel
 
 
 @contextmanager

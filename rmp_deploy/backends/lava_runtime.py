@@ -128,13 +128,15 @@ class _Patience:
 
 def _initialize(runtime: Any, names: list[str], channel: Callable[..., Any] | None, patience: float) -> None:
     """Runtime.initialize (lava/magma/runtime/runtime.py:155-176), which waits for ever for a child that was killed."""
+    from threadpoolctl import threadpool_limits
+
     runtime._build_watchdog_manager()
     runtime._build_message_infrastructure()
     if channel is not None:
         runtime._messaging_infrastructure.channel_class = lambda channel_type: channel
     runtime._build_channels()
     runtime._build_sync_channels()
-    with _no_interrupt():
+    with _no_interrupt(), threadpool_limits(1):  # each layer has a process: more threads only fight over the cores
         runtime._build_processes()
         runtime._build_runtime_services()
     runtime._start_ports()

@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from rmp_deploy.backends import lava
+from rmp_deploy.backends import lava, lava_runtime
 from rmp_deploy.converters.lava import compat
 from rmp_deploy.converters.lava.synapse import conv_weight
 from rmp_deploy.errors import RmpDeployError
@@ -266,15 +266,15 @@ def test_a_run_leaves_nothing_behind(small):
 
 
 def test_a_killed_process_is_an_error_not_a_hang(small, monkeypatch):
-    wait = lava._wait
+    wait = lava_runtime._wait
 
-    def kill_and_wait(runtime, names):
-        runtime._messaging_infrastructure.actors[names.index("n")].kill()
-        wait(runtime, names)
+    def kill_and_wait(runtime, progress, patience):
+        runtime._messaging_infrastructure.actors[progress.names.index("n")].kill()
+        wait(runtime, progress, patience)
 
     graph, x = small
     with monkeypatch.context() as patch:
-        patch.setattr(lava, "_wait", kill_and_wait)
+        patch.setattr(lava_runtime, "_wait", kill_and_wait)
         with pytest.raises(RmpDeployError, match=r"^Lava process 'n': exit code -9, allowed a run to its last step\. "):
             lava.run(graph, np.repeat(x, 500, axis=0))
     assert multiprocessing.active_children() == []
@@ -303,11 +303,11 @@ def test_an_exception_in_a_process_is_an_error_not_a_hang(small, monkeypatch):
 
 
 def test_an_interrupt_ends_every_process(small, monkeypatch):
-    def interrupted(runtime, names):
+    def interrupted(runtime, progress, patience):
         assert len(multiprocessing.active_children()) > 1
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(lava, "_wait", interrupted)
+    monkeypatch.setattr(lava_runtime, "_wait", interrupted)
     with pytest.raises(KeyboardInterrupt):
         lava.run(*small)
     assert multiprocessing.active_children() == []

@@ -171,7 +171,7 @@ def test_lava_dl_reads_what_we_write_and_lava_runs_it_the_same(name, netx, tmp_p
     """Export -> lava-dl's netx.hdf5.Network -> Lava's fixed-point models -> the spikes of our reference."""
     from lava.magma.core.run_configs import Loihi2SimCfg
 
-    from rmp_deploy.backends import lava
+    from rmp_deploy.backends import lava, lava_runtime
     from rmp_deploy.converters.lava.recorder.processes import Rows, Sink, Source
 
     rng = np.random.default_rng(2)
@@ -194,7 +194,7 @@ def test_lava_dl_reads_what_we_write_and_lava_runs_it_the_same(name, netx, tmp_p
         network.out.connect(sink.a_in)
         n_steps, cfg = T + latency, Loihi2SimCfg(select_tag="fixed_pt")
         with lava._forgotten_by_lava(), lava._quiet():
-            lava._execute(types.SimpleNamespace(source=sink, run_cfg=cfg, n_steps=n_steps))
+            lava_runtime.execute(sink, cfg, n_steps)
         found = rows.read()
     expected = reference.run(graph, x[None], ("spikes",)).spikes[last][0]
     assert 0.02 < expected.mean() < 0.98

@@ -1,0 +1,186 @@
+"""Lava's processes that die, stand still or fail: one line that names them, and nothing is left behind."""
+
+from __future__ import annotations
+
+import contextlib
+import importlib.util
+import multiprocessing
+import os
+import re
+import signal
+import sys
+import threading
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from rmp_deploy.backends import lava, lava_runtime
+from rmp_deploy.errors import RmpDeployError
+from rmp_deploy.ir import reference
+from rmp_deploy.ir.graph import Input, Readout, SpikingGraph
+from rmp_deploy.ir.ops import LoihiLIF, LoihiLinear
+
+pytestmark = [
+    pytest.mark.skipif(importlib.util.find_spec("lava") is None, reason="lava-nc is not installed"),
+    pytest.mark.skipif(sys.platform != "linux", reason="looks into /proc and /dev/shm"),
+]
+RECORD = ("spikes", "v")
+
+
+@pytest.fixture
+def small():
+    rng = np.random.default_rng(0)
+    ops = (
+        LoihiLinear(name="fc1", inputs=("x",), weight=2 * rng.integers(-20, 30, (5, 6))),
+        LoihiLIF(name="n1", inputs=("fc1",), du=4095, dv=2048, vth=20),
+        LoihiLinear(name="fc2", inputs=("n1",), weight=2 * rng.integers(-20, 30, (4, 5))),
+        LoihiLIF(name="n2", inputs=("fc2",), du=4095, dv=2048, vth=20),
+    )
+    graph = SpikingGraph("net", Input("x", (6,), "time_series", 0), ops, Readout("n2", "sum"), 4)
+    return graph, rng.integers(0, 2, (3, 4, 6))
+
+
+@pytest.fixture(autouse=True)
+def segments(monkeypatch):
+    """The names of all shared memory that the test's runs made; none may be there at its end."""
+    names, end = set(), lava_runtime._end
+
+    def noting_end(runtime):
+        names.update(handle.name for handle in runtime._messaging_infrastructure.smm._shared_memory_handles)
+        end(runtime)
+
+    monkeypatch.setattr(lava_runtime, "_end", noting_end)
+    yield names
+    assert names
+    assert not [name for name in names if (Path("/dev/shm") / name).exists()]
+
+
+def open_files():
+    return len(list(Path("/proc/self/fd").iterdir()))
+
+
+@contextlib.contextmanager
+def nothing_left(small):
+    """The block's failing run leaves no child and no open file, and the next run is right."""
+    graph, x = small
+    lava.run(graph, x)  # starts the resource tracker, which stays
+    files = open_files()
+    yield
+    assert multiprocessing.active_children() == []
+    assert open_files() == files
+    expected, found = reference.run(graph, x, RECORD), lava.run(graph, x, RECORD)
+    assert all((found.v[name] == v).all() for name, v in expected.v.items())
+
+
+def signalled(monkeypatch, name, signum, after_steps=5):
+    """A run in which the process `name` gets a signal as soon as the network has made some steps."""
+    wait = lava_runtime._wait
+
+    def wait_while_signalling(runtime, progress, patience):
+        actor = runtime._messaging_infrastructure.actors[progress.names.index(name)]
+        pid = actor.pid  # a thread that outlives the run finds no actor
+
+        def send():
+            while progress.total() < after_steps * len(progress.names):
+                time.sleep(0.001)
+            os.kill(pid, signum)
+
+        sender = threading.Thread(target=send)
+        sender.start()
+        try:
+            wait(runtime, progress, patience)
+        finally:
+            sender.join()
+
+    monkeypatch.setattr(lava_runtime, "_wait", wait_while_signalling)
+
+
+@pytest.mark.parametrize("fast", [False, True])
+@pytest.mark.parametrize("name", ["x", "fc1", "n2", "record n2", "runtime service"])
+def test_a_process_that_stands_still_is_named(small, monkeypatch, name, fast):
+    graph, x = small
+    with nothing_left(small), monkeypatch.context() as patch:
+        signalled(patch, name, signal.SIGSTOP)
+        with pytest.raises(RmpDeployError) as error:
+            lava.run(graph, np.repeat(x, 400, axis=0), fast=fast, patience=1)
+    text = str(error.value)
+    assert text.startswith(f"Lava process '{name}': time step ")
+    assert " = no progress of any process for 1 s, allowed 1 s. " in text
+    assert "\n" not in text
+
+
+@pytest.mark.parametrize("fast", [False, True])
+@pytest.mark.parametrize("name", ["x", "n1", "runtime service"])
+def test_a_killed_process_is_named(small, monkeypatch, name, fast):
+    graph, x = small
+    with nothing_left(small), monkeypatch.context() as patch:
+        signalled(patch, name, signal.SIGKILL)
+        with pytest.raises(RmpDeployError, match=rf"^Lava process '{name}': exit code -9, allowed a run to its last"):
+            lava.run(graph, np.repeat(x, 400, axis=0), fast=fast)
+
+
+def test_an_exception_in_a_fast_model_is_named(small, monkeypatch):
+    from rmp_deploy.converters.lava.fast import synapses
+
+    def fail(*_args):
+        raise ValueError("weights = none\nat all")
+
+    with nothing_left(small), monkeypatch.context() as patch:
+        patch.setattr(synapses, "shifted", fail)  # the forked children inherit it
+        with pytest.raises(RmpDeployError) as error:
+            lava.run(*small, fast=True)
+    assert re.match("Lava process 'fc[12]': ValueError: weights = none at all, allowed a run ", str(error.value))
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("signum", [signal.SIGSTOP, signal.SIGKILL])
+def test_the_manager_of_the_shared_memory_may_be_stopped_or_killed(small, monkeypatch, signum):
+    """It is not asked during a run: the result is right, and no segment stays."""
+    wait = lava_runtime._wait
+
+    def signal_and_wait(runtime, progress, patience):
+        os.kill(runtime._messaging_infrastructure.smm._manager._process.pid, signum)
+        wait(runtime, progress, patience)
+
+    graph, x = small
+    with nothing_left(small), monkeypatch.context() as patch:
+        patch.setattr(lava_runtime, "_wait", signal_and_wait)
+        found = lava.run(graph, x)
+    assert (found.output == reference.run(graph, x).output).all()
+
+
+def test_a_slow_step_is_not_a_hang(small, monkeypatch):
+    """Patience is about steps that some process finishes, not about the run."""
+    from rmp_deploy.converters.lava.recorder.processes import PySink
+
+    record = PySink.run_spk
+
+    def slow(self):
+        time.sleep(0.2)
+        record(self)
+
+    graph, x = small
+    with monkeypatch.context() as patch:
+        patch.setattr(PySink, "run_spk", slow)
+        found = lava.run(graph, x, patience=1)  # 14 steps of 0.2 s
+    assert (found.output == reference.run(graph, x).output).all()
+
+
+def test_fifty_runs_in_one_interpreter_leave_nothing(small):
+    def resident():
+        return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+
+    def held():
+        return open_files(), threading.active_count(), multiprocessing.active_children()
+
+    graph, x = small
+    expected = reference.run(graph, x, RECORD)
+    for i in range(50):
+        found = lava.run(graph, x, RECORD, fast=i % 2 == 0)
+        assert (found.output == expected.output).all()
+        if i == 10:
+            before, memory = held(), resident()
+    assert held() == before
+    assert resident() - memory < 8 << 20, "of 40 runs"
