@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -171,7 +171,7 @@ class _Ladder:
         for name, run_backend in self.runs.items():
             bar.update(task, description=f"verify {self.graph.name}: {name}")
             start = time.perf_counter()
-            traces[name] = run_backend(x)
+            traces[name] = replace(run_backend(x), backend=name)
             self.seconds[name] = self.seconds.get(name, 0.0) + time.perf_counter() - start
             bar.advance(task)
         found = parity.climb(self.graph, x, list(traces.values()), self.trained)

@@ -108,6 +108,7 @@ def _environment() -> Environment:
         "profile_bars": _profile_bars,
         "quantization": text.quantization,
         "raster_chart": svg.raster,
+        "relays": text.relays,
         "titles": text.titles,
         "self_check": text.self_check,
         "twin_bars": _twin_bars,

@@ -14,6 +14,7 @@ from rmp_deploy.analysis.counts import Counts, Twin
 from rmp_deploy.analysis.energy import EnergyLedger
 from rmp_deploy.analysis.membranes import Histogram
 from rmp_deploy.analysis.parity import Divergence, PotentialDivergence, Rung
+from rmp_deploy.analysis.relays import Relays
 from rmp_deploy.hw_profiles import TERMS
 from rmp_deploy.ir.graph import SpikingGraph, describe
 from rmp_deploy.ir.ops import LIF
@@ -112,11 +113,14 @@ def quantization(file: str, cost: Agreement, correct: tuple[int, int] | None, se
     }
 
 
-def energy(counts: Counts, twin: Twin, ledgers: Sequence[EnergyLedger], pools: str) -> Section:
+def energy(
+    counts: Counts, twin: Twin, ledgers: Sequence[EnergyLedger], pools: str, relays: Relays | None = None
+) -> Section:
     """Counts of every layer, the ANN twin, one ledger per profile; `pools`: folded, or why not."""
     return {
         "samples": counts.samples,
         "pools": pools,
+        "relays": None if relays is None else asdict(relays),
         "terms": [{"name": name, "title": term.title, "unit": term.unit} for name, term in TERMS.items()],
         "layers": [
             {

@@ -187,6 +187,18 @@ def sample_noun(document: Section) -> str:
     return "image" if len(shape) == 3 else "sample"
 
 
+def relays(energy: Section) -> str:
+    """What the network costs more on Loihi than what was counted; empty where it costs the same."""
+    more = energy.get("relays")
+    if not more:
+        return ""
+    if more["refused"]:
+        return f"relays on Loihi are not known: {more['refused']}"
+    terms = [f"{term} {n:+,}" for term, n in more["terms"].items()]
+    what = f"{plural(more['neurons'], 'neuron')} more (relays, OR pools)"
+    return f"on Loihi {what}, not in these counts: {', '.join(terms)}"
+
+
 def priced(energy: Section | None) -> Section | None:
     """The first profile with a price: the one that the headline quotes."""
     profiles = (energy or {}).get("profiles") or []
@@ -341,6 +353,8 @@ def energy(section: Section) -> RenderableType:
     parts: list[RenderableType] = [_counts(section)]
     if section.get("pools", "folded") != "folded":
         parts.append(Text(f"pools {section['pools']}"))
+    if more := relays(section):
+        parts.append(Text(more))
     parts += [Text(), _summary(section["profiles"])]
     for each in section["profiles"]:
         parts += [Text(), profile(each)]

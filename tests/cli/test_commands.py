@@ -255,3 +255,73 @@ def test_a_file_checks_itself_without_data(call, tmp_path):
     counts = onnx_io.load_golden(NET).spike_count
     assert {name: layer["found"] for name, layer in found["self_check"]["layers"].items()} == counts
     assert found["self_check"]["samples"] == 4
+
+
+def test_energy_says_what_a_residual_network_costs_more_on_loihi(call, tmp_path):
+    """A shortcut around one layer: its spikes wait in relays there, as many as the layer has neurons."""
+    from rmp_deploy.analysis.counts import count
+    from rmp_deploy.ir.graph import Input, Readout, SpikingGraph
+    from rmp_deploy.ir.ops import LIF, Add, Linear
+    from rmp_deploy.passes.balance_latency import balance_latency
+
+    rng = np.random.default_rng(0)
+    ops = [Linear(name="w1", inputs=("x",), weight=rng.normal(size=(8, 5)))]
+    ops += [LIF(name="s1", inputs=("w1",), decay=0.5, v_threshold=0.5)]
+    ops += [Linear(name="w2", inputs=("s1",), weight=rng.normal(size=(8, 8)))]
+    ops += [LIF(name="s2", inputs=("w2",), decay=0.5, v_threshold=0.5)]
+    ops += [Linear(name="w3", inputs=("s2",), weight=rng.normal(size=(8, 8))), Add(name="sum", inputs=("w3", "s1"))]
+    ops += [LIF(name="s3", inputs=("sum",), decay=0.5, v_threshold=0.5)]
+    graph = SpikingGraph("residual", Input("x", (5,), "direct"), tuple(ops), Readout("s3", "mean"), 3)
+    onnx_io.save(graph, tmp_path / "net.onnx")
+    x = rng.random((6, 5), dtype=np.float32)
+    np.savez(tmp_path / "x.npz", x=x)
+    args = ("energy", str(tmp_path / "net.onnx"), "--data", str(tmp_path / "x.npz"), "--profile", "loihi1")
+    code, found = call(*args, "--json")
+    energy = found["energy"]
+    assert code == 0
+    trace = backends.run(graph, x, "onnxruntime", ("spikes",))
+    assert energy["totals"] == count(graph, trace, x).totals
+    more = count(balance_latency(graph), trace, x).totals
+    assert energy["relays"]["neurons"] == 8
+    assert energy["relays"]["terms"] == {
+        t: n - energy["totals"][t] for t, n in more.items() if n != energy["totals"][t]
+    }
+    spikes = int(trace.spikes["s1"].sum())
+    assert energy["relays"]["terms"]["ac"] == energy["relays"]["terms"]["spike"] == spikes
+    text = " ".join(call(*args)[1].split())
+    assert f"on Loihi 8 neurons more (relays, OR pools), not in these counts: ac +{spikes}, " in text
+    assert call("energy", NET, "--data", DIGITS, "--profile", "loihi1", "--json")[1]["energy"]["relays"] is None
+
+
+def test_energy_of_an_integer_network_without_float_neurons(call, tmp_path):
+    from rmp_deploy.ir.graph import Input, Readout, SpikingGraph
+    from rmp_deploy.ir.ops import Dequantize, LoihiLIF, LoihiLinear, Quantize
+
+    ops = (
+        Quantize(name="q", inputs=("x",), scale=15.0, message_bits=4),
+        LoihiLinear(name="fc", inputs=("q",), weight=np.full((4, 3), 8)),
+        LoihiLIF(name="lif", inputs=("fc",), du=4095, dv=2048, vth=100),
+        LoihiLinear(name="out", inputs=("lif",), weight=np.full((2, 4), 2)),
+        Dequantize(name="real", inputs=("out",), scale=0.1),
+    )
+    onnx_io.save(SpikingGraph("int", Input("x", (3,), "direct"), ops, Readout("real", "mean"), 2), tmp_path / "i.onnx")
+    np.savez(tmp_path / "x.npz", x=np.array([[0.0, 0.5, 1.0]], np.float32))
+    page = tmp_path / "report.html"
+    args = (
+        "energy",
+        str(tmp_path / "i.onnx"),
+        "--data",
+        str(tmp_path / "x.npz"),
+        "--profile",
+        "loihi1",
+        "--profile",
+        "cmos45",
+    )
+    code, found = call(*args, "--report", str(page), "--json")
+    assert code == 0
+    assert [row["input"] for row in found["energy"]["layers"]] == ["graded", "spikes"]
+    assert found["energy"]["totals"]["mac"] == 2 * 2 * 4  # two messages that are not 0, in two steps
+    assert found["energy"]["totals"]["conversion"] == 2 * (3 + 2)
+    assert all("conversion" in [u["term"] for u in p["unpriced"]] for p in found["energy"]["profiles"])
+    assert "membranes" not in found
+    assert "graded" in page.read_text()

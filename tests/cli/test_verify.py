@@ -90,6 +90,24 @@ def test_the_table_says_which_part_is_no_proof(call):
     assert "self-check of the quantized file on its 2 golden samples: the spike counts are the expected ones" in told
 
 
+def test_the_whole_ladder_to_lava_in_both_arithmetics(call):
+    pytest.importorskip("lava", reason="Lava is an optional extra")
+    code, found = call("net.onnx", "--quantized", "int.onnx", "--json")
+    assert code == 0
+    rungs = found["parity"]["rungs"]
+    hand_over = [("reference", "onnxruntime"), ("onnxruntime", "lava")]
+    assert [(r["from"], r["to"]) for r in rungs] == 2 * hand_over
+    assert all(r["holds"] and r["mismatches"] == 0 for r in rungs)
+    loihi = [layer for r in rungs for layer in r["layers"] if layer["exact"]]
+    assert [(layer["layer"], layer["max_v_error"]) for layer in loihi] == [("lif2", 0), ("lif2", 0)]
+    code, found = call("int.onnx", "--backend", "lava_fast", "--backend", "lava", "--json")
+    assert code == 0
+    assert [(r["from"], r["to"]) for r in found["parity"]["rungs"]] == [
+        ("reference", "lava_fast"),
+        ("lava_fast", "lava"),
+    ]
+
+
 def test_an_integer_file_alone(call):
     code, found = call("int.onnx", *ORT, "--json")
     assert code == 0
