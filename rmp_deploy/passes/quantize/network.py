@@ -69,7 +69,9 @@ class Calibration:
                 self._largest[op.name] = 1
                 if op.inputs[0] in self._layers:
                     choice = self._quantize_layer(self._layers[op.inputs[0]], run)
-                    made |= {new.name: new for new in (*choice.synapses, choice.neuron) if new is not None}
+                    made |= {new.name: new for new in choice.synapses}
+                    if choice.neurons is not None:
+                        made[op.name] = choice.neurons.op
             else:
                 self._stateless(op)
                 if op.name == graph.readout.value and op.name in self._moved:
@@ -109,14 +111,13 @@ class Calibration:
         n = judged_samples(target.current)
         reads = {op.inputs[0]: self._integer[op.inputs[0]] for op in layer.synapses}
         choice = choose(layer, grids, bias, target, reads, n)
-        current, free, forced = current_of(layer, choice.synapses, reads), None, None
-        choice = corrected(choice, current, target)
-        if choice.neuron is not None:
-            free = steps.loihi_lif(choice.neuron, current)
+        current, forced = current_of(layer, choice.synapses, reads), None
+        choice, free = corrected(choice, current, target)
+        if choice.neurons is not None and free is not None:
             self._integer[layer.name] = free.spikes
             worlds = {name: self._integer if name in self._graded else self._float for name in reads}
             of_float = {name: world[name][:, :n] for name, world in worlds.items()}
-            forced = steps.loihi_lif(choice.neuron, current_of(layer, choice.synapses, of_float))
+            forced = steps.loihi_lif(choice.neurons.op, current_of(layer, choice.synapses, of_float))
         self.results.append(result_of(layer, grids, bias, target, choice, LayerRuns(current, free, forced)))
         return choice
 

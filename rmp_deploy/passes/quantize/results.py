@@ -8,8 +8,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from rmp_deploy.ir.ops import LIF, CubaLIF, LoihiConv2d, LoihiLIF, LoihiLinear
-from rmp_deploy.ir.ops.loihi import STATE_SHIFT
+from rmp_deploy.ir.ops import LIF, CubaLIF, LoihiConv2d, LoihiLinear
+from rmp_deploy.passes.quantize.build import STATE_UNITS, Neurons
 from rmp_deploy.passes.quantize.choose import Choice, Target
 from rmp_deploy.passes.quantize.layers import F64, Layer
 from rmp_deploy.passes.quantize.steps import F32, LoihiRun
@@ -130,8 +130,8 @@ def result_of(
 ) -> LayerResult:
     """What `choice` made of a layer."""
     synapses = tuple(_synapse(layer, g, op, choice.scale) for g, op in zip(grids, choice.synapses, strict=True))
-    if layer.neuron is not None and choice.neuron is not None:
-        neuron = _neuron(layer.neuron, choice.neuron, choice, bias, target, runs)
+    if layer.neuron is not None and choice.neurons is not None:
+        neuron = _neuron(layer.neuron, choice.neurons, choice.scale, bias, target, runs)
         return LayerResult(layer.name, choice.scale, synapses, neuron)
     power = float(np.square(target.current).mean(dtype=np.float64))
     missed = float(np.square(runs.current / choice.scale - target.current).mean(dtype=np.float64))
@@ -156,9 +156,9 @@ def _synapse(layer: Layer, g: Grid, op: LoihiLinear | LoihiConv2d, scale: float)
     )
 
 
-def _neuron(given: LIF, op: LoihiLIF, choice: Choice, bias: F64, target: Target, runs: LayerRuns) -> NeuronResult:
+def _neuron(given: LIF, neurons: Neurons, scale: float, bias: F64, target: Target, runs: LayerRuns) -> NeuronResult:
     assert target.run is not None and runs.free is not None and runs.forced is not None  # of neurons, all are there
-    scale, v_threshold = choice.scale, float(given.v_threshold.max())
+    op, v_threshold = neurons.op, float(given.v_threshold.max())
     decay_errors = [np.abs(1 - op.dv / 4096 - given.decay).max()]
     if isinstance(given, CubaLIF):
         decay_errors.append(np.abs(1 - (op.du + 1) / 4096 - given.current_decay).max())
@@ -167,8 +167,8 @@ def _neuron(given: LIF, op: LoihiLIF, choice: Choice, bias: F64, target: Target,
         vth=int(op.vth),
         threshold_error=int(op.vth) / (scale * v_threshold) - 1,
         bias_exp=int(op.bias_exp),
-        bias_error=float(np.abs(op.bias / (scale * (1 << STATE_SHIFT)) - choice.bias).max()) / v_threshold,
-        bias_shift=float(np.abs(choice.bias - bias).max()) / v_threshold,
+        bias_error=float(np.abs(op.bias / (scale * STATE_UNITS) - neurons.bias).max()) / v_threshold,
+        bias_shift=float(np.abs(neurons.bias - bias).max()) / v_threshold,
         decay_error=float(max(decay_errors)),
         compared=wanted.size,
         mismatches=int((runs.free.spikes != wanted).sum()),

@@ -15,7 +15,7 @@ from rmp_deploy.ir.ops.loihi import WEIGHT_EXP, SignMode, weight_step
 from rmp_deploy.passes.quantize.layers import F64, Synapse
 
 CLIPPING = (1.05, 1.1, 1.15, 1.2, 1.3, 1.4, 1.6, 1.8, 2.0, 2.5, 3.0)  # largest weight over largest that is kept
-SAMPLED = 16_384  # weights of a synapse that the ranking of scales looks at
+SAMPLED = 4_096  # weights of a synapse that the ranking of scales looks at
 
 
 @dataclass(frozen=True, eq=False)
