@@ -115,19 +115,24 @@ def _synapse(op: Linear | Conv1d | Conv2d, _T: int, x: F64) -> F64:
 
 
 def _loihi_synapse(op: LoihiLinear | LoihiConv2d, _T: int, x: F64) -> F64:
-    shifted: F64 = np.floor(np.ldexp(_weighted(replace(op, weight_exp=0), x), op.weight_exp))
+    weight = op.weight.astype(np.float32)  # exact; real-valued ops do not check what a synapse can hold
+    if isinstance(op, LoihiLinear):
+        total = _weighted(Linear(name=op.name, inputs=op.inputs, weight=weight), x)
+    else:
+        geometry = {key: getattr(op, key) for key in ("stride", "padding", "dilation", "groups")}
+        total = _weighted(Conv2d(name=op.name, inputs=op.inputs, weight=weight, **geometry), x)
+    shifted: F64 = np.floor(np.ldexp(total, op.weight_exp))
     return shifted  # a larger sum is not smaller behind the shift
 
 
-def _weighted(op: Linear | Conv1d | Conv2d | LoihiLinear | LoihiConv2d, x: F64) -> F64:
+def _weighted(op: Linear | Conv1d | Conv2d, x: F64) -> F64:
     """Positive weights at the same end of the interval, negative ones at the other."""
     compute = STATELESS[type(op)]
-    positive, negative = (replace(op, weight=part(op.weight, 0)) for part in (np.maximum, np.minimum))  # type: ignore[arg-type]
+    positive, negative = (replace(op, weight=part(op.weight, 0)) for part in (np.maximum, np.minimum))
     if x[0].any():
-        y = np.add(compute(positive, x), compute(negative, x[::-1]))
-    else:  # of spikes, the lower end adds nothing: half the work
-        y = np.concatenate([compute(negative, x[1:]), compute(positive, x[1:])])
-    return y.astype(np.float64, copy=False)
+        y: F64 = np.add(compute(positive, x), compute(negative, x[::-1]))
+        return y
+    return np.concatenate([compute(negative, x[1:]), compute(positive, x[1:])])  # of spikes, the lower end adds nothing
 
 
 def _batch_norm(op: BatchNorm, _T: int, x: F64) -> F64:

@@ -30,6 +30,7 @@ from rmp_deploy.ir.ops import (
 )
 from rmp_deploy.passes.balance_latency import balance_latency
 from rmp_deploy.passes.place import PER_CORE, place
+from rmp_deploy.passes.quantize import quantize
 
 CORE = {
     "neurons_per_core": 20,
@@ -355,3 +356,27 @@ def test_a_map_of_one_axis_and_a_large_one_cost_no_enumeration():
     large = spiking(conv("c", "x", 64, 64, 3, 3, padding=(1, 1)), lif("s", "c"), shape=(64, 224, 224))
     (layer,) = place(large, {**FREE, "synapse_memory_per_core": 2**17}).layers
     assert int(layer.used["synapses_per_core"].sum()) == 64 * 64 * (3 * 224 - 2) ** 2
+
+
+def test_a_real_valued_network_is_placed_as_its_quantized_form_is(convnet, images):
+    """8 bits a weight, the first layer on the host, shortcuts as synapses: what `quantize` makes, block by block."""
+    plain, x = convnet(), images(4)
+    weight = np.random.default_rng(7).normal(0, 0.3, (4, 4, 3, 3)).astype(np.float32)
+    deeper = (
+        Conv2d(name="extra", inputs=("lif1",), weight=weight, padding=(1, 1)),
+        Add(name="add", inputs=("extra", "lif1")),
+        lif("lif_extra", "add", v_threshold=0.5),
+    )
+    at = [op.name for op in plain.ops].index("pool1")
+    ops = [*plain.ops[:at], *deeper, replace(plain.ops[at], inputs=("lif_extra",)), *plain.ops[at + 1 :]]
+    for g in (plain, replace(plain, ops=tuple(ops))):
+        limits = {**CORE, "input_axons_per_core": 400, "output_axons_per_core": 900, "synapse_memory_per_core": 4000}
+        limits["synapses_per_core"] = 4000
+        as_float, as_integers = place(g, limits), place(quantize(g, x).graph, limits)
+        assert as_float.assumed_bits == 8
+        assert as_integers.assumed_bits is None
+        assert len(as_float.layers) == len(as_integers.layers) > 1
+        for one, other in zip(as_float.layers, as_integers.layers, strict=True):
+            assert (one.name, one.kind, one.synapses, one.tile) == (other.name, other.kind, other.synapses, other.tile)
+            for what in PER_CORE:
+                np.testing.assert_array_equal(one.used[what], other.used[what])
