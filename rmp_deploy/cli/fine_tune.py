@@ -44,7 +44,7 @@ def fine_tuned(found: Quantized, samples: data.Samples, epochs: int) -> tuple[Sp
         task = bar.add_task("fine-tune", total=epochs)
         done = fine_tune(net, samples, epochs, on_step=lambda epoch: bar.update(task, completed=epoch))
     graph = net.to_graph()
-    told = f"{done.kept} epochs in integers on {done.trained} samples of {samples.name}"
+    told = f"{done.kept} epoch{'s' * (done.kept != 1)} in integers on {done.trained} samples of {samples.name}"
     section = {"kept": done.kept, "trained": done.trained, "held_out": done.held_out}
     return (
         replace(graph, provenance={**graph.provenance, "fine-tuned": told}),

@@ -73,11 +73,11 @@ def run(args: argparse.Namespace) -> int:
             bar.update(task, completed=len(done), total=layers)
 
         found = quantize(graph, samples.x[:n], weight_bits, args.input, show)
-    for _, error in excess_errors(found.graph, profile):
-        raise error
+    _check_limits(found.graph, profile)
     graphs, tuning = {"float": graph, "integer": found.graph}, None
     if train is not None:
         graphs["fine_tuned"], tuning = fine_tuned(found, train, args.fine_tune)
+        _check_limits(graphs["fine_tuned"], profile)
     accuracy, integer = _accuracy(graphs, samples), graphs.get("fine_tuned", found.graph)
     path = onnx_io.save(integer, args.out, golden=samples.x[:GOLDEN_SAMPLES])
     section = {**_section(found, profile, accuracy, path), "fine_tuning": tuning}
@@ -116,6 +116,12 @@ def _check_options(profile: HardwareProfile, weight_bits: int | dict[str, int], 
         allowed = profile.limits[limit].value
         if allowed is not None and bits > allowed:
             raise RmpDeployError(f"quantize: {what} = {bits}, allowed {allowed} [{profile.name}]. {TODO[limit]}.")
+
+
+def _check_limits(integer: SpikingGraph, profile: HardwareProfile) -> None:
+    """Raise what the network has more of than the profile has."""
+    for _, error in excess_errors(integer, profile):
+        raise error
 
 
 def _accuracy(graphs: dict[str, SpikingGraph], samples: Samples) -> Section | None:
