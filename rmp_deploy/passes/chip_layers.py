@@ -7,7 +7,7 @@ reads. So a layer of millions of synapses costs no more than its sizes.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -132,31 +132,32 @@ def _conv_axes(op: Op, shape: Shape, first: int, channels: int) -> tuple[Axis, .
     return tuple(axes)
 
 
-def host_ops(graph: SpikingGraph) -> set[str]:
+def host_ops(graph: SpikingGraph, relays: Collection[str] = ()) -> set[str]:
     """Names of the ops that the host computes: the real-valued ones of an integer graph; of a real-valued graph, what
-    is computed before the first spikes.
+    is computed before the first spikes, and those of its `relays` in which these wait.
     """
     if graph.of_type(*LOIHIS):
         return {op.name for op in graph.ops if not isinstance(op, (*LOIHIS, *MOVING))}
     host: set[str] = set()
     real = {graph.input.name} - ({graph.input.name} if graph.input.message_bits is not None else set())
     for op in graph.ops:
-        waits = op.name.startswith("relay_") and host.issuperset(op.inputs)  # spikes of the host wait there
-        if waits or not real.isdisjoint(op.inputs):
+        if (op.name in relays and host.issuperset(op.inputs)) or not real.isdisjoint(op.inputs):
             host.add(op.name)
             if not graph.is_spikes(op.name):
                 real.add(op.name)
     return host
 
 
-def chip_layers(graph: SpikingGraph) -> Iterator[ChipLayer]:
+def chip_layers(graph: SpikingGraph, relays: Collection[str] = ()) -> Iterator[ChipLayer]:
     """Neurons with all synapses whose currents reach them, and synapses that no neurons read, in the order of the ops.
+
+    `relays` are the ops that `balance_latency` added.
 
     Raises:
         RmpDeployError: a neuron with soft reset, an op without a place on a chip, currents that Concat joins or that
             are added to the host's values, neurons without a synapse.
     """
-    host = host_ops(graph)
+    host = host_ops(graph, relays)
     for op in graph.ops:
         _check(op, op.name in host)
     read: set[str] = set()
@@ -168,7 +169,7 @@ def chip_layers(graph: SpikingGraph) -> Iterator[ChipLayer]:
     sources = parts(graph)
     for op in graph.ops:
         if op.name in heads:
-            kind: Kind = "relay" if op.name.startswith("relay_") else "neurons"
+            kind: Kind = "relay" if op.name in relays else "neurons"
             yield _layer(graph, op, kind, heads[op.name], sources)
         elif isinstance(op, SYNAPSES) and op.name not in host | read:
             for reader in graph.consumers(op.name):

@@ -19,12 +19,14 @@ import numpy as np
 from rmp_deploy.errors import op_error
 from rmp_deploy.ir.graph import SpikingGraph
 from rmp_deploy.ir.ops import Shape
+from rmp_deploy.passes.as_synapses import as_synapses
 from rmp_deploy.passes.balance_latency import balance_latency
 from rmp_deploy.passes.chip_layers import (
     DEFAULT_WEIGHT_BITS,
     LOIHIS,
     MOVING,
     ChipLayer,
+    Connection,
     Ints,
     Kind,
     chip_layers,
@@ -101,22 +103,39 @@ def place(graph: SpikingGraph, limits: Mapping[str, int | None]) -> Placement:
     Raises:
         RmpDeployError: as the three passes and `chip_layers`; nothing is left for the chip.
     """
-    deployed = balance_latency(fold_pool(fold_batchnorm(graph)))
-    layers = tuple(chip_layers(deployed))
+    unbalanced = as_synapses(fold_pool(fold_batchnorm(graph)))
+    deployed = balance_latency(unbalanced)
+    relays = {op.name for op in deployed.ops} - {op.name for op in unbalanced.ops}
+    layers = tuple(chip_layers(deployed, relays))
     if not layers:
         todo = "A network whose every layer reads real values stays on the host"
         raise op_error("SpikingGraph", graph.name, "layers that spikes reach = 0", "at least 1 [map]", todo)
-    tiles, excesses = _tile(layers, {name: limits.get(name) for name in PER_CORE})
-    host = host_ops(deployed)
+    leaving = _leaving(layers)
+    tiles, excesses = _tile(layers, leaving, {name: limits.get(name) for name in PER_CORE})
+    host = host_ops(deployed, relays)
     return Placement(
-        layers=tuple(_placed(layer, tiles, layers) for layer in layers),
+        layers=tuple(_placed(layer, tiles, leaving[layer.name]) for layer in layers),
         host=tuple(op.name for op in deployed.ops if op.name in host and not isinstance(op, MOVING)),
         excesses=excesses,
         assumed_bits=None if deployed.of_type(*LOIHIS) else DEFAULT_WEIGHT_BITS,
     )
 
 
-def _tile(layers: Sequence[ChipLayer], limits: Mapping[str, int | None]) -> tuple[dict[str, Shape], tuple[Excess, ...]]:
+Leaving = Sequence[tuple[str, Connection]]  # what leaves a layer: who reads it, through which synapses
+
+
+def _leaving(layers: Sequence[ChipLayer]) -> dict[str, list[tuple[str, Connection]]]:
+    found: dict[str, list[tuple[str, Connection]]] = {layer.name: [] for layer in layers}
+    for reader in layers:
+        for connection in reader.connections:
+            if connection.source in found:  # else it is the host's
+                found[connection.source].append((reader.name, connection))
+    return found
+
+
+def _tile(
+    layers: Sequence[ChipLayer], leaving: Mapping[str, Leaving], limits: Mapping[str, int | None]
+) -> tuple[dict[str, Shape], tuple[Excess, ...]]:
     """Blocks of every layer, from the last layer to the first: output axons depend on the blocks of the readers.
 
     Where a loop leads back, a layer is cut again, never larger than before, until nothing changes.
@@ -127,16 +146,16 @@ def _tile(layers: Sequence[ChipLayer], limits: Mapping[str, int | None]) -> tupl
     while changed:
         changed = False
         for layer in reversed(layers):
-            tile, beyond = _fit(layer, tiles, layers, limits)
+            tile, beyond = _fit(layer, tiles, leaving[layer.name], limits)
             excesses |= {(e.layer, e.limit): e for e in beyond}
             changed |= tile != tiles.get(layer.name)
             tiles[layer.name] = tile
-    order = [layer.name for layer in layers]
-    return tiles, tuple(sorted(excesses.values(), key=lambda e: (order.index(e.layer), e.limit)))
+    order = {layer.name: i for i, layer in enumerate(layers)}
+    return tiles, tuple(sorted(excesses.values(), key=lambda e: (order[e.layer], e.limit)))
 
 
 def _fit(
-    layer: ChipLayer, tiles: Mapping[str, Shape], layers: Sequence[ChipLayer], limits: Mapping[str, int | None]
+    layer: ChipLayer, tiles: Mapping[str, Shape], leaving: Leaving, limits: Mapping[str, int | None]
 ) -> tuple[Shape, list[Excess]]:
     """The block that costs the fewest cores, and what even one neuron exceeds.
 
@@ -144,10 +163,9 @@ def _fit(
     axons in the layers before, which have to be cut for them; of blocks of one cost, the one with the fewest axons.
     """
     largest = tiles.get(layer.name, layer.shape)
-    sizes = [np.unique([-(-n // pieces) for pieces in range(1, n + 1)]) for n in layer.shape]
-    sizes = [size[size <= most] for size, most in zip(sizes, largest, strict=True)]
+    sizes = [_sizes(n, most) for n, most in zip(layer.shape, largest, strict=True)]
     cores = _product([-(-n // size) for n, size in zip(layer.shape, sizes, strict=True)])
-    needed, axons = _largest_use(layer, sizes, tiles, layers)
+    needed, axons = _largest_use(layer, sizes, tiles, leaving)
     fits = np.ones(cores.shape, np.bool_)
     beyond = []
     for name, use in needed.items():
@@ -166,7 +184,7 @@ def _fit(
 
 
 def _largest_use(
-    layer: ChipLayer, sizes: Sequence[Ints], tiles: Mapping[str, Shape], layers: Sequence[ChipLayer]
+    layer: ChipLayer, sizes: Sequence[Ints], tiles: Mapping[str, Shape], leaving: Leaving
 ) -> tuple[dict[str, Ints], Ints]:
     """For every choice of sizes: what the fullest block needs of each limit, and the input axons of all blocks.
 
@@ -184,27 +202,26 @@ def _largest_use(
         use[SYNAPSE_LIMIT] += synapses
         bits += synapses * connection.bits
     use[MEMORY_LIMIT] = -(-bits // 8)
-    for readers in _readers(layer, tiles, layers):
+    for readers in _readers(layer, tiles, leaving):
         sums = [np.array([_by_tile(r, int(t)).max() for t in size]) for r, size in zip(readers, sizes, strict=True)]
         use[OUTPUT_LIMIT] += _product(sums)
     return use, axons
 
 
-def _readers(layer: ChipLayer, tiles: Mapping[str, Shape], layers: Sequence[ChipLayer]) -> Iterator[list[Ints]]:
+def _readers(layer: ChipLayer, tiles: Mapping[str, Shape], leaving: Leaving) -> Iterator[list[Ints]]:
     """For every connection that leaves `layer`: along each of its axes, blocks that read each position."""
-    for reader in layers:
-        for connection in reader.connections:
-            if connection.source != layer.name or reader.name not in tiles:
-                continue
-            found = [a.counts(t)[2] for a, t in zip(connection.axes, tiles[reader.name], strict=True)]
-            if tuple(len(f) for f in found) != layer.shape:  # behind a Flatten: each position alike
-                blocks = math.prod(int(f.max()) for f in found)
-                found = [np.ones(n, np.int64) for n in layer.shape]
-                found[0] *= blocks
-            yield found
+    for reader, connection in leaving:
+        if reader not in tiles:
+            continue  # a loop, whose later layers are not cut yet
+        found = [axis.counts(t)[2] for axis, t in zip(connection.axes, tiles[reader], strict=True)]
+        if tuple(len(f) for f in found) != layer.shape:  # behind a Flatten: each position alike
+            blocks = math.prod(int(f.max()) for f in found)
+            found = [np.ones(n, np.int64) for n in layer.shape]
+            found[0] *= blocks
+        yield found
 
 
-def _placed(layer: ChipLayer, tiles: Mapping[str, Shape], layers: Sequence[ChipLayer]) -> Layer:
+def _placed(layer: ChipLayer, tiles: Mapping[str, Shape], leaving: Leaving) -> Layer:
     """The layer with what each of its cores holds, exactly."""
     tile = tiles[layer.name]
     use = {NEURON_LIMIT: _product([_by_tile(np.ones(n, np.int64), t) for n, t in zip(layer.shape, tile, strict=True)])}
@@ -222,12 +239,19 @@ def _placed(layer: ChipLayer, tiles: Mapping[str, Shape], layers: Sequence[ChipL
         copies = math.prod(-(-n // t) for n, t in zip(layer.shape[1:], tile[1:], strict=True))
         assert isinstance(op, SYNAPSES)
         kernel_bits += op.weight.size * width * copies
-    for readers in _readers(layer, tiles, layers):
+    for readers in _readers(layer, tiles, leaving):
         use[OUTPUT_LIMIT] += _product([_by_tile(r, t) for r, t in zip(readers, tile, strict=True)])
     use[MEMORY_LIMIT] = -(-bits // 8)
     ops = tuple(dict.fromkeys(c.op.name for c in layer.connections))
     used = {name: use[name].ravel() for name in PER_CORE}
     return Layer(layer.name, layer.head.kind, layer.kind, ops, layer.shape, tile, used, -(-kernel_bits // 8))
+
+
+def _sizes(n: int, most: int) -> Ints:
+    """Sizes of equal blocks of n positions, at most `most`: ``ceil(n / k)``, of which there are about ``2 sqrt(n)``."""
+    root = np.arange(1, math.isqrt(n) + 2)
+    sizes: Ints = np.unique([root, -(-n // root)])
+    return sizes[sizes <= most]
 
 
 def _by_tile(values: Ints, tile: int) -> Ints:

@@ -10,7 +10,7 @@ from rich.table import Table
 from rich.text import Text
 
 from rmp_deploy.analysis.utilization import LayerUse, Utilization, excess_errors
-from rmp_deploy.report.text import count, plural
+from rmp_deploy.report.text import count, plural, printable
 
 COLUMNS: dict[str, str] = {
     "neurons_per_core": "neurons",
@@ -23,6 +23,7 @@ COLUMNS: dict[str, str] = {
 
 def headline(found: Utilization, name: str) -> str:
     """``digits on loihi1: fits, 4 of 128 cores``"""
+    name = printable(name)
     if not found.fits:
         layers = plural(len({e.layer for e in found.excesses}), "layer")
         return f"{name} on {found.profile}: does not fit: {layers} of {len(found.layers)} cannot be cut small enough"
