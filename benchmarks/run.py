@@ -19,6 +19,7 @@ BENCHMARKS = {  # a function of this name -> the module that holds it
     "parity_float": "float_networks",
     "fuzz_files": "fuzz_files",
     "integer_parity": "integer_parity",
+    "lava_stream": "lava_stream",
     "train_step": "train_step",
     "rmp_overhead": "train_step",
 }

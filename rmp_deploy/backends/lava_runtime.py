@@ -205,7 +205,7 @@ def _failed(name: str, reason: str) -> RmpDeployError:
 def _stuck(name: str, where: str, patience: float) -> RmpDeployError:
     return RmpDeployError(
         f"Lava process '{name}': {where} = no progress of any process for {patience:g} s, allowed {patience:g} s. "
-        "Look whether it was stopped or waits for memory, and give a longer patience if one step takes so long."
+        "Look whether it was stopped or waits for memory; rmp_deploy.backends.lava.run takes a longer patience."
     )
 
 
