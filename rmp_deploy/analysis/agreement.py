@@ -12,7 +12,7 @@ import numpy as np
 
 from rmp_deploy.errors import RmpDeployError
 from rmp_deploy.ir.graph import SpikingGraph
-from rmp_deploy.ir.ops import LoihiConv2d, LoihiLIF, LoihiLinear
+from rmp_deploy.ir.ops import LoihiConv2d, LoihiLIF, LoihiLinear, Quantize
 from rmp_deploy.ir.trace import Trace
 
 
@@ -69,6 +69,20 @@ def agreement(graph: SpikingGraph, a: Trace, b: Trace) -> Agreement:
 def is_integer(graph: SpikingGraph) -> bool:
     """True for a network of Loihi's integer ops; layers on the host may be real-valued beside them."""
     return bool(graph.of_type(LoihiLIF, LoihiLinear, LoihiConv2d))
+
+
+def input_coding(graph: SpikingGraph) -> str | None:
+    """How samples reach Loihi's ops: ``host``, ``graded``, ``spikes`` or ``integers``; None for a float network.
+
+    ``host``: the first synapses and neurons are real-valued, and spikes cross. ``graded``: a Quantize rounds the
+    samples. The other two say what the samples are.
+    """
+    if not is_integer(graph):
+        return None
+    if graph.of_type(Quantize):
+        return "graded"
+    bits = graph.input.message_bits
+    return "host" if bits is None else "integers" if bits else "spikes"
 
 
 def check_pair(graph: SpikingGraph, quantized: SpikingGraph) -> None:

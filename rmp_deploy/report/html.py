@@ -95,6 +95,7 @@ def _environment() -> Environment:
     }
     env.globals |= {
         "by_reason": text.by_reason,
+        "CODINGS": text.CODINGS,
         "colours": _colours,
         "histogram": svg.histogram,
         "key_terms": text.key_terms,

@@ -9,7 +9,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict
 from typing import Any
 
-from rmp_deploy.analysis.agreement import Agreement
+from rmp_deploy.analysis.agreement import Agreement, input_coding
 from rmp_deploy.analysis.counts import Counts, Twin
 from rmp_deploy.analysis.energy import EnergyLedger
 from rmp_deploy.analysis.membranes import Histogram
@@ -38,6 +38,7 @@ def network(graph: SpikingGraph, file: str | None) -> Section:
         "T": graph.T,
         "dt": graph.dt,
         "encoding": graph.input.encoding,
+        "input_coding": input_coding(graph),
         "readout": f"{graph.readout.rule} of {graph.readout.value} over T steps",
         "input_shape": list(graph.input.shape),
         "file": file,

@@ -10,15 +10,9 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from rmp_deploy.report.text import MISSING, fixed, number, percent, plural, printable
+from rmp_deploy.report.text import CODINGS, MISSING, fixed, number, percent, plural, printable
 
 Section = dict[str, Any]
-CODINGS: dict[str, str] = {
-    "host": "host-encoded: the first synapses and neurons stay real-valued on the host, only spikes cross",
-    "graded": "graded spikes: the host rounds the samples to integers, which the first synapses read",
-    "spikes": "spikes",
-    "integers": "integers",
-}
 
 
 def headline(section: Section) -> str:

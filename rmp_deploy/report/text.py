@@ -15,6 +15,12 @@ Section = dict[str, Any]
 
 MISSING = "–"
 ESTIMATE = "Estimate, not a measurement: exact counts times published prices. Unpriced is unknown, never zero."
+CODINGS = {
+    "host": "host-encoded: the first synapses and neurons stay real-valued on the host, only spikes cross",
+    "graded": "graded spikes: the host rounds the samples to integers, which the first synapses read",
+    "spikes": "spikes",
+    "integers": "integers",
+}
 _PREFIXES = {-18: "a", -15: "f", -12: "p", -9: "n", -6: "µ", -3: "m", 0: "", 3: "k", 6: "M", 9: "G", 12: "T", 15: "P"}
 
 
@@ -182,6 +188,13 @@ def potential(layer: Section, rung: Section) -> str:
     return f"potentials of {layer['layer']} differ first at {place}: {sides}; {why}"
 
 
+def codings(document: Section) -> list[str]:
+    """How samples reach the networks of Loihi's integers that the document tells of."""
+    networks = [document.get(key) or {} for key in ("network", "quantized_network")]
+    known = [(each["name"], each["input_coding"]) for each in networks if each.get("input_coding")]
+    return [f"input of {name}: {CODINGS[coding]}" for name, coding in known]
+
+
 def sample_noun(document: Section) -> str:
     shape = (document.get("network") or {}).get("input_shape") or ()
     return "image" if len(shape) == 3 else "sample"
@@ -272,17 +285,21 @@ def parity(section: Section) -> RenderableType:
     for rung in section["rungs"]:
         if cost and is_integer(rung):
             lines.append(Text(cost, "italic"))
+            name = "quantization (a loss)"
             for layer in section["quantization"]["layers"]:
                 numbers = (f"{layer[field]:,}" for field in ("compared", "mismatches"))
-                _row(table, "quantization (a loss)", layer["layer"], *numbers, MISSING, MISSING)
+                _row(table, name, layer["layer"], *numbers, MISSING, MISSING)
+                name = ""  # said once
             cost = ""
         name = f"{rung['from']} -> {rung['to']}"
         result = explained(rung) or exactness(rung) if rung["holds"] else f"{readout(rung)}DOES NOT HOLD"
         words = f"{'integer: ' * is_integer(rung)}{name}: {verdict(rung)} of {total(rung, 'compared'):,} compared"
         lines.append(Text(f"{words}, {result}" if result else words, "" if rung["holds"] else "bold"))
+        name = "int: " * is_integer(rung) + name
         for layer in rung["layers"]:
             numbers = (f"{layer[field]:,}" for field in ("compared", "mismatches", "ties"))
-            _row(table, "int: " * is_integer(rung) + name, layer["layer"], *numbers, number(layer["max_v_error"]))
+            _row(table, name, layer["layer"], *numbers, number(layer["max_v_error"]))
+            name = ""
             if words := potential(layer, rung):
                 lines.append(Text(f"  {words}"))
             if layer["first"]:
@@ -368,6 +385,8 @@ def render(document: Section, console: Console) -> None:
         console.print(Text(", ".join(parts), "bold"))
     if check := self_check(document):
         console.print(Text(check))
+    for coding in codings(document):
+        console.print(Text(coding))
     writers = {"accuracy": accuracy, "parity": parity, "training": training, "energy": energy}
     for name, write in writers.items():
         if document.get(name):

@@ -567,3 +567,14 @@ def test_relays_count_as_the_neurons_that_they_are_and_need_no_trace_of_their_ow
     else:
         assert more["pool_or"] == -count(graph, trace, x).totals["pool_or"]
         assert more["ac"] == spikes + int(trace.spikes["s3"].sum())  # each window's pixel is one synapse
+
+
+@pytest.mark.parametrize("loihi", [False, True])
+def test_lava_gives_the_same_counts_of_a_residual_network(loihi):
+    """Its relays, which Lava runs, are in no trace."""
+    pytest.importorskip("lava", reason="Lava is an optional extra")
+    graph = residual(loihi)
+    x = (np.random.default_rng(4).random((3, 4, *graph.input.shape)) < 0.4) * 1.0
+    traces = [backends.run(graph, x, name, ("spikes",)) for name in ("reference", "lava")]
+    assert count(graph, traces[0], x) == count(graph, traces[1], x)
+    assert traces[0].spikes["s3"].any()

@@ -324,4 +324,5 @@ def test_energy_of_an_integer_network_without_float_neurons(call, tmp_path):
     assert found["energy"]["totals"]["conversion"] == 2 * (3 + 2)
     assert all("conversion" in [u["term"] for u in p["unpriced"]] for p in found["energy"]["profiles"])
     assert "membranes" not in found
-    assert "graded" in page.read_text()
+    assert "graded spikes: the host rounds" in page.read_text()
+    assert found["network"]["input_coding"] == "graded"

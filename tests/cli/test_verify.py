@@ -61,6 +61,7 @@ def test_both_networks_and_what_lies_between_them(call, files):
     assert (host["layer"], host["exact"], loihi["layer"], loihi["exact"]) == ("lif1", False, "lif2", True)
     assert loihi["max_v_error"] == 0
     assert found["quantized_network"]["name"] == "convnet-int"
+    assert [found[key]["input_coding"] for key in ("network", "quantized_network")] == [None, "host"]
 
     graphs = [onnx_io.load(files / name) for name in ("net.onnx", "int.onnx")]
     samples = np.load(files / "x.npz")
