@@ -21,7 +21,8 @@ from rmp_deploy.ir.integers import SYNAPSES as LOIHI_SYNAPSES
 from rmp_deploy.ir.ops import LI, CubaLIF, LoihiLIF, Op, Quantize, Shape
 from rmp_deploy.ir.reference import STATELESS
 from rmp_deploy.ir.trace import Record
-from rmp_deploy.passes.balance_latency import balance_latency, depths
+from rmp_deploy.passes.balance_latency import balance_latency
+from rmp_deploy.passes.depths import depths
 from rmp_deploy.passes.paths import parts
 
 

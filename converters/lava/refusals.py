@@ -29,6 +29,9 @@ from rmp_deploy.ir.ops import (
     SumPool2d,
 )
 from rmp_deploy.passes.balance_latency import balance_latency
+from rmp_deploy.passes.depths import depths
+from rmp_deploy.passes.paths import NEURONS as NEURON_OPS
+from rmp_deploy.passes.paths import SYNAPSES as SYNAPSE_OPS
 from rmp_deploy.passes.paths import currents, parts
 
 SUPPORTED: tuple[type[Op], ...] = (*SYNAPSES, *NEURONS, Add, Concat, Delay, Flatten, MaxPool2d, Quantize, Dequantize)
@@ -55,7 +58,7 @@ def refusals(graph: SpikingGraph) -> Refusals:
     if found:
         return
     try:
-        balance_latency(graph)
+        balanced = balance_latency(graph)
     except RmpDeployError as e:
         named = [op for op in graph.ops if f"'{op.name}'" in str(e).partition(":")[0]]
         yield (named or [*graph.ops])[0], e
@@ -65,11 +68,14 @@ def refusals(graph: SpikingGraph) -> Refusals:
         if len(links(graph, linear, read[linear.inputs[0]])) > 1:
             todo = "It reads joined spikes, whose sums Lava would floor apart: use a larger weight_exp"
             yield from _of_exponent(linear, todo)
+    yield from _of_pieces(graph, balanced)
 
 
 def _of_ops(graph: SpikingGraph) -> Refusals:
     current = currents(graph)
     for op in graph.ops:
+        if isinstance(op, NEURON_OPS) and op.inputs[0] in current:
+            yield from _of_sum(graph, op)
         if type(op) not in SUPPORTED:
             allowed = ", ".join(kind.__name__ for kind in SUPPORTED)
             todo = INSTEAD.get(type(op), OTHER_BACKEND)
@@ -100,6 +106,50 @@ def _of_lif(op: LIF) -> Refusals:
     if np.any(op.v_reset):
         what = f"v_reset = {op.v_reset.flat[np.argmax(op.v_reset != 0)]:g}"
         yield op, op_error(op.kind, op.name, what, "0 [lava]", "Train with v_reset = 0, or use another backend")
+
+
+def _of_sum(graph: SpikingGraph, op: Op) -> Refusals:
+    """Lava connects two ports once: a current that several ways of an Add lead to would count once."""
+    seen: set[str] = set()
+    waiting = list(op.inputs)
+    while waiting:
+        value = waiting.pop()
+        if value in seen:
+            what, todo = f"'{value}' arrives twice", "Double its weights instead"
+            yield op, op_error(op.kind, op.name, what, "every current once [lava]", todo)
+            return
+        seen.add(value)
+        source = graph.by_name.get(value)
+        if isinstance(source, Add | Flatten):
+            waiting += source.inputs
+
+
+def _of_pieces(graph: SpikingGraph, balanced: SpikingGraph) -> Refusals:
+    """Lava runs what is connected with one process: a piece that only reads the input at other time steps is none."""
+    depth, read = depths(balanced), parts(balanced)
+    joined: dict[object, object] = {}
+
+    def piece(end: object) -> object:
+        while joined.setdefault(end, end) != end:
+            joined[end] = end = joined[joined[end]]
+        return end
+
+    def sender(value: str, at: int) -> object:
+        return value if value in depth else (value, at)  # one process of the host for each time step
+
+    for op in balanced.ops:
+        if isinstance(op, SYNAPSE_OPS):
+            for part in read[op.inputs[0]]:
+                joined[piece(sender(part.source, depth[op.name] - 1 + part.delay))] = piece(op.name)
+        elif op.name in depth:
+            for value in op.inputs:
+                joined[piece(sender(value, depth[op.name]))] = piece(op.name)
+    first = next(op for op in balanced.ops if isinstance(op, NEURON_OPS))
+    for op in graph.ops:
+        if op.name in depth and piece(op.name) != piece(first.name):
+            what, todo = f"no way between it and '{first.name}'", "Run the pieces as two networks"
+            yield op, op_error(op.kind, op.name, what, "one network, whose readers of the input keep step [lava]", todo)
+            return
 
 
 def _of_exponent(op: LoihiConv2d | LoihiLinear, todo: str) -> Refusals:

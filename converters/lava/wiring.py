@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass
 
@@ -36,11 +37,14 @@ def links(graph: SpikingGraph, op: Op, parts: Iterable[Part]) -> list[Link]:
 
     A Concat needs no process: the op's columns (or input channels) are split between its parts. Loihi's synapses read
     integers, and Lava's real-valued neurons send floats, which must not be summed before they are read as spikes.
+    Spikes that are added to themselves need a second process: Lava connects two ports once.
     """
     loihi = isinstance(op, LoihiLinear | LoihiConv2d)
-    blocks: dict[tuple[int, Shape, int, str], list[str]] = {}
+    blocks: dict[tuple[int, Shape, int, object], list[str]] = {}
+    seen: Counter[Part] = Counter()
     for part in parts:
-        apart = part.source if loihi and not _sends_integers(graph, part.source) else ""
+        apart = part.source if loihi and not _sends_integers(graph, part.source) else "", seen[part]
+        seen[part] += 1
         block = part.start, lava_shape(graph.shapes[part.source]), part.delay, apart
         blocks.setdefault(block, []).append(part.source)
     return [
