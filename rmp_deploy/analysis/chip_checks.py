@@ -33,6 +33,7 @@ from rmp_deploy.ir.ops import (
     SpikingNeuron,
 )
 from rmp_deploy.ir.ops.loihi import STATE_SHIFT, WEIGHT_SPAN
+from rmp_deploy.ir.reference_loihi import DECAY_SHIFT
 from rmp_deploy.passes.chip_layers import LOIHIS, host_ops
 from rmp_deploy.passes.fold_batchnorm import fold_batchnorm
 from rmp_deploy.passes.fold_pool import fold_pool
@@ -78,14 +79,11 @@ def real_input(profile: HardwareProfile, graph: SpikingGraph) -> Iterator[Findin
             yield warning("input", op, op_error(op.kind, op.name, "input = real values", f"spikes [{name}]", todo))
     if bits is None:
         return
-    sent = {graph.input.name: graph.input.message_bits or 0} | {
-        op.name: op.message_bits for op in graph.of_type(Quantize)
-    }
-    for op in graph.of_type(LoihiLinear, LoihiConv2d):
-        behind = {
-            i for s in graph.sources(op.inputs[0]) if not isinstance(s, SpikingNeuron) for i in (s.name, *s.inputs)
-        }
-        for value in sorted({op.inputs[0], *behind} & sent.keys()):
+    sent = {graph.input.name: graph.input.message_bits or 0}
+    sent |= {op.name: op.message_bits for op in graph.of_type(Quantize)}
+    for op in _loihi_synapses(graph):
+        between = [s for s in graph.sources(op.inputs[0]) if not isinstance(s, SpikingNeuron)]
+        for value in sorted({op.inputs[0], *(i for s in between for i in (s.name, *s.inputs))} & sent.keys()):
             if sent[value] > bits:
                 what, todo = f"input '{value}' of {sent[value]} message_bits", "Keep the first layer on the host"
                 yield error("graded", op, op_error(op.kind, op.name, what, f"{bits} [{name}]", todo))
@@ -109,7 +107,8 @@ def weights(profile: HardwareProfile, graph: SpikingGraph) -> Iterator[Finding]:
         if lost > LOST_WEIGHTS * size.size:
             what = f"{lost} of {size.size} weights round to 0 in {used} bits beside the largest, {size.max():g}"
             todo = "quantize clips where that helps; look at the outlier"
-            yield warning("weights", synapse, op_error(synapse.kind, synapse.name, what, f"few [{profile.name}]", todo))
+            allowed = f"at most {LOST_WEIGHTS:.0%} [{profile.name}]"
+            yield warning("weights", synapse, op_error(synapse.kind, synapse.name, what, allowed, todo))
 
 
 def decays(profile: HardwareProfile, graph: SpikingGraph) -> Iterator[Finding]:
@@ -131,9 +130,15 @@ def decays(profile: HardwareProfile, graph: SpikingGraph) -> Iterator[Finding]:
 
 
 def registers(profile: HardwareProfile, graph: SpikingGraph) -> Iterator[Finding]:
-    """Thresholds and biases of integer neurons that their registers cannot hold."""
-    threshold, bias = (profile.limits[name].value for name in ("threshold_bits", "bias_bits"))
+    """Thresholds, biases and decays of integer neurons that their registers cannot hold."""
+    threshold, bias, decay = (profile.limits[f"{name}_bits"].value for name in ("threshold", "bias", "decay"))
+    coarse = 1 << max(0, DECAY_SHIFT - (DECAY_SHIFT if decay is None else decay))  # of 1/4096
     for op in graph.of_type(LoihiLIF):
+        for name, register in (("dv", op.dv), ("du + 1", op.du + 1)):
+            if (register % coarse).any():
+                what = f"{name} = {register.flat[int(np.argmax(register % coarse != 0))]}"
+                allowed, todo = f"multiples of {coarse} [{profile.name}]", "Train with a decay that it can hold"
+                yield error("registers", op, op_error(op.kind, op.name, what, allowed, todo))
         spans = {} if threshold is None else {"vth": (op.vth, 0, 2**threshold - 1)}
         if bias is not None:
             spans["bias_mant"] = (op.bias_mant, -(2 ** (bias - 1)), 2 ** (bias - 1) - 1)
@@ -146,9 +151,11 @@ def registers(profile: HardwareProfile, graph: SpikingGraph) -> Iterator[Finding
 def thresholds(profile: HardwareProfile, graph: SpikingGraph) -> Iterator[Finding]:
     """More different thresholds in one layer than a core holds."""
     most = profile.limits["thresholds_per_core"].value
-    for op in graph.of_type(LoihiLIF) if most is not None else ():
+    if most is None:
+        return
+    for op in graph.of_type(LoihiLIF):
         n = len(np.unique(op.vth))
-        if most is not None and n > most:
+        if n > most:
             todo = "Lava takes one per neuron and a core of the chip does not: fold them into the weights"
             what, allowed = f"{n} different vth", f"{most} per core [{profile.name}]"
             yield warning("thresholds", op, op_error(op.kind, op.name, what, allowed, todo))
@@ -178,9 +185,8 @@ def _wrap(profile: HardwareProfile, graph: SpikingGraph, op: Op, reach: Reach) -
         if steps > limit >> STATE_SHIFT:
             what = f"largest possible current or negative potential = {steps:.0f} in units of 8-bit weights"
             todo = "Where its samples come that far, quantize takes a smaller scale: the weights use fewer of 8 bits"
-            yield warning(
-                "wrap", op, op_error(op.kind, op.name, what, f"{limit >> STATE_SHIFT} [{profile.name}]", todo)
-            )
+            allowed = f"{limit >> STATE_SHIFT} [{profile.name}]"
+            yield warning("wrap", op, op_error(op.kind, op.name, what, allowed, todo))
 
 
 def _saturation(profile: HardwareProfile, graph: SpikingGraph, op: Op, reach: Reach) -> Iterator[Finding]:
@@ -195,10 +201,9 @@ def _saturation(profile: HardwareProfile, graph: SpikingGraph, op: Op, reach: Re
 
 def _decay_register(profile: HardwareProfile, graph: SpikingGraph, op: Op, reach: Reach) -> Iterator[Finding]:
     """Decays that Lava's models take and no register holds: dv = 4096 forgets all, du = -1 keeps all."""
-    bits = profile.limits["decay_bits"].value
-    if bits is None or not isinstance(op, LoihiLIF):
+    if profile.limits["decay_bits"].value is None or not isinstance(op, LoihiLIF):
         return
-    unit = 1 << bits
+    unit = 1 << DECAY_SHIFT
     forgets = op.dv.max() == unit and np.abs(reach.u).max() >= unit  # below that, dv = 4095 forgets all too
     for what, used in ((f"dv = {unit}", forgets), ("du = -1", op.du.min() < 0)):
         if used:
@@ -210,14 +215,15 @@ def _equality(profile: HardwareProfile, graph: SpikingGraph, op: Op, reach: Reac
     """Thresholds that a potential can meet exactly, where neurons that fire at >= and above it differ."""
     if not isinstance(op, LIF):
         return
-    given, th = op.v_threshold.ravel()[0], float(op.v_threshold.max())
+    given, th = op.v_threshold.ravel()[0], op.v_threshold.astype(np.float64)
     above, grid = float(np.nextafter(given, np.float32(np.inf))), _grid(graph, op)
     if _is_short(above) and not _is_short(float(given)):
         what = f"v_threshold = {given:.9g}, the float below {above:g}: it fires at >= {above:g}"
         todo = "Integers have no float below: see what verify finds at this layer once it is quantized"
         yield warning("equality", op, op_error(op.kind, op.name, what, f"u > vth [{profile.name}]", todo))
-    elif grid is not None and th % grid == 0 and (reach.u[1] >= th).any():
-        what = f"v_threshold = {th:g} is a sum of its weights, multiples of {grid:g}"
+    elif grid is not None and (met := (th % grid == 0) & (reach.u[1] >= th)).any():
+        first = np.broadcast_to(th, met.shape)[met][0]
+        what = f"v_threshold = {first:g} is a sum of its weights, multiples of {grid:g}"
         allowed = f"one that no sum meets: u = v_threshold does not fire [{profile.name}]"
         todo = "Take a lower threshold if it was meant to fire there"
         yield warning("equality", op, op_error(op.kind, op.name, what, allowed, todo))
@@ -226,8 +232,10 @@ def _equality(profile: HardwareProfile, graph: SpikingGraph, op: Op, reach: Reac
 def delays(profile: HardwareProfile, graph: SpikingGraph) -> Iterator[Finding]:
     """Delays that are longer than those of the chip's synapses."""
     most = profile.limits["delay_steps"].value
+    if most is None:
+        return
     for op in graph.of_type(Delay):
-        if most is not None and op.steps > most:
+        if op.steps > most:
             what, todo = f"steps = {op.steps}", "Use a shorter one, or several behind neurons"
             yield error("delay", op, op_error(op.kind, op.name, what, f"0..{most} [{profile.name}]", todo))
 
@@ -252,10 +260,8 @@ def fit(profile: HardwareProfile, graph: SpikingGraph) -> Iterator[Finding]:
     for layer, refusal in excess_errors(found):
         yield Finding("fit", "error", layer, str(refusal))
     if found.chips is not None and found.chips > 1:
-        what, allowed = (
-            f"cores = {found.cores} on {found.chips} chips",
-            f"{found.cores_per_chip} on one [{profile.name}]",
-        )
+        what = f"cores = {found.cores} on {found.chips} chips"
+        allowed = f"{found.cores_per_chip} on one [{profile.name}]"
         todo = "See rmp-deploy map for each layer's"
         yield Finding("chips", "warning", None, str(op_error("SpikingGraph", graph.name, what, allowed, todo)))
     if found.relay_neurons:

@@ -143,7 +143,7 @@ CASES = {
         floats([[0.001, 0.4], [0.002, 20.0]], v_threshold=0.55),
         LOIHI2,
         "warning",
-        "Linear 'fc': 2 of 4 weights round to 0 in 8 bits beside the largest, 20, allowed few [loihi2]",
+        "Linear 'fc': 2 of 4 weights round to 0 in 8 bits beside the largest, 20, allowed at most 10% [loihi2]",
     ),
     "decay": (
         floats(decay=0.9),
@@ -178,6 +178,12 @@ CASES = {
         chip(bias_bits=8),
         "error",
         "LoihiLIF 'out': bias_mant = -200..-200, allowed -128..127 [small]",
+    ),
+    "registers: decay": (
+        integers(du=4095, dv=2050),
+        chip(decay_bits=10),
+        "error",
+        "LoihiLIF 'out': dv = 2050, allowed multiples of 4 [small]",
     ),
     "thresholds": (
         graph(loihi_linear("fc", "x", np.full((9, 2), 20)), loihi_lif("out", "fc", vth=np.arange(9))),
