@@ -89,21 +89,17 @@ def check_pair(graph: SpikingGraph, quantized: SpikingGraph) -> None:
     """Raise RmpDeployError unless `quantized` can be the integer form of `graph`.
 
     The one holds none of Loihi's integer ops, the other some. Both have the same T, samples, readout rule, outputs, and
-    neurons of the same names, shapes and order.
+    spiking neurons of the same names and shapes.
     """
     if is_integer(graph):
-        raise _refused(graph, "ops", "Loihi's integers", "real values")
+        raise _refused("float", graph, "ops", "Loihi's integers", "real values")
     if not is_integer(quantized):
-        raise _refused(quantized, "ops", "real values", "Loihi's integers")
-    ours, theirs = ({op.name: g.shapes[op.name] for op in g.spiking} for g in (graph, quantized))
-    for name in (*ours, *theirs):
-        if ours.get(name) != theirs.get(name):
-            found, wanted = (of.get(name, "none") for of in (theirs, ours))
-            raise _refused(quantized, f"neurons '{name}'", found, f"{wanted} as in '{graph.name}'")
-    wanted_facts = _facts(graph)
-    for what, value in _facts(quantized).items():
-        if value != wanted_facts[what]:
-            raise _refused(quantized, what, value, f"{wanted_facts[what]} as in '{graph.name}'")
+        raise _refused("quantized", quantized, "ops", "real values", "Loihi's integers")
+    ours, theirs = _facts(graph), _facts(quantized)
+    for what in (*ours, *theirs):
+        if ours.get(what) != theirs.get(what):
+            found, wanted = (of.get(what, "none") for of in (theirs, ours))
+            raise _refused("quantized", quantized, what, found, f"{wanted} as in the float graph '{graph.name}'")
 
 
 def _facts(graph: SpikingGraph) -> dict[str, object]:
@@ -112,10 +108,10 @@ def _facts(graph: SpikingGraph) -> dict[str, object]:
         "input": (*graph.input.shape, graph.input.encoding),
         "readout": graph.readout.rule,
         "outputs": int(np.prod(graph.shapes[graph.readout.value])),
-        "order of neurons": ", ".join(op.name for op in graph.spiking),
+        **{f"neurons '{op.name}'": graph.shapes[op.name] for op in graph.spiking},
     }
 
 
-def _refused(graph: SpikingGraph, what: str, value: object, allowed: str) -> RmpDeployError:
+def _refused(role: str, graph: SpikingGraph, what: str, value: object, allowed: str) -> RmpDeployError:
     todo = "Give a float file and the file quantized from it"
-    return RmpDeployError(f"graph '{graph.name}': {what} = {value}, allowed {allowed}. {todo}.")
+    return RmpDeployError(f"{role} graph '{graph.name}': {what} = {value}, allowed {allowed}. {todo}.")

@@ -221,18 +221,27 @@ def narrower(graph):
 
 
 OTHERS = {
-    "T": (lambda g: replace(g, T=7), "graph 'convnet-int': T = 7, allowed 4 as in 'convnet'. "),
-    "names": (renamed, "graph 'convnet-int': neurons 'lif2' = none, allowed (6, 4, 4) as in 'convnet'. "),
-    "shapes": (narrower, "graph 'convnet-int': neurons 'lif2' = (3, 4, 4), allowed (6, 4, 4) as in 'convnet'. "),
+    "T": (
+        lambda g: replace(g, T=7),
+        "quantized graph 'convnet-int': T = 7, allowed 4 as in the float graph 'convnet'.",
+    ),
+    "names": (
+        renamed,
+        "quantized graph 'convnet-int': neurons 'lif2' = none, allowed (6, 4, 4) as in the float graph 'convnet'.",
+    ),
+    "shapes": (
+        narrower,
+        "quantized graph 'convnet-int': neurons 'lif2' = (3, 4, 4), allowed (6, 4, 4) as in the float graph 'convnet'.",
+    ),
     "readout": (
         lambda g: replace(g, readout=replace(g.readout, rule="sum")),
-        "graph 'convnet-int': readout = sum, allowed mean as in 'convnet'. ",
+        "quantized graph 'convnet-int': readout = sum, allowed mean as in the float graph 'convnet'.",
     ),
     "outputs": (
         lambda g: replace(g, readout=replace(g.readout, value="lif1")),
-        "graph 'convnet-int': outputs = 256, allowed 5 as in 'convnet'. ",
+        "quantized graph 'convnet-int': outputs = 256, allowed 5 as in the float graph 'convnet'.",
     ),
-    "arithmetic": (None, "graph 'convnet': ops = real values, allowed Loihi's integers. "),
+    "arithmetic": (None, "quantized graph 'convnet': ops = real values, allowed Loihi's integers."),
 }
 
 
@@ -242,14 +251,14 @@ def test_an_integer_file_of_another_network_is_refused(call, files, convnet, cas
     other = convnet() if change is None else change(onnx_io.load(files / "int.onnx"))
     onnx_io.save(other, files / "other.onnx")
     code, text = call("net.onnx", "--quantized", "other.onnx", *ORT)
-    assert (code, text) == (2, f"error: {message}Give a float file and the file quantized from it.\n")
+    assert (code, text) == (2, f"error: {message} Give a float file and the file quantized from it.\n")
 
 
 def test_what_does_not_go_together_is_one_line(call):
     code, text = call("int.onnx", "--quantized", "int.onnx", *ORT)
     assert (code, text.split(" Give")[0]) == (
         2,
-        "error: graph 'convnet-int': ops = Loihi's integers, allowed real values.",
+        "error: float graph 'convnet-int': ops = Loihi's integers, allowed real values.",
     )
     code, text = call("int.onnx", "--run", "runs/digits")
     assert code == 2
