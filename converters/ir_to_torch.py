@@ -220,8 +220,12 @@ def _per_output(value: npt.NDArray[Any], n: int) -> F64:
 
 def _loihi_synapse(graph: SpikingGraph, op: LoihiLinear | LoihiConv2d, _surrogate: Surrogate) -> Learnt:
     """In units of the threshold or of the real values read out, per real unit of samples that were quantized."""
+    if op.inputs[0] in graph.currents:
+        what, todo = f"input = '{op.inputs[0]}', a current of Loihi's synapses", "Put a LoihiLIF between"
+        raise op_error(op.kind, op.name, what, "spikes or integers of the input", todo)
     values, ends = _path(graph, op.name)
-    unit = np.array([float(graph.integers[op.name])])  # a current that is read out as it is
+    largest = max(1, *(graph.integers[name] for name in values))
+    unit = np.array([float(largest)])  # a current that is read out as it is
     for end in ends[:1]:
         if isinstance(end, LoihiLIF):
             unit = np.maximum(1, _per_output(end.vth, len(op.weight)))
@@ -231,7 +235,6 @@ def _loihi_synapse(graph: SpikingGraph, op: LoihiLinear | LoihiConv2d, _surrogat
         if isinstance(source, Quantize):
             unit = unit / source.scale.mean(dtype=np.float64)
     one_event = graph.integers[op.inputs[0]] << max(0, op.weight_exp)
-    largest = max(graph.integers[name] for name in values)
     most = graph.integers[op.name] * MAX_INTEGER // largest  # all that is added up may grow by the same factor
     return LoihiSynapse(op, unit, most // one_event)
 

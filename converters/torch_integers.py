@@ -5,7 +5,6 @@ A layer computes its `constants` (what it learns, rounded to what Loihi holds) o
 
 from __future__ import annotations
 
-from abc import abstractmethod
 from dataclasses import replace
 from typing import Any, NamedTuple
 
@@ -38,17 +37,17 @@ class Learnt(nn.Module):
 
     states = 0  # that `step` takes, each [B, *shape]
 
-    @abstractmethod
     def constants(self) -> State:
         """What every step of a pass reads."""
+        raise NotImplementedError
 
     def step(self, x: Tensor, states: State, constants: State) -> Step:
         """One step of neurons from their current [B, *shape]."""
         raise NotImplementedError
 
-    @abstractmethod
     def to_op(self) -> Op:
         """The op, with what was learnt."""
+        raise NotImplementedError
 
 
 class LoihiSynapse(Learnt):
@@ -97,7 +96,7 @@ class LoihiSynapse(Learnt):
             total = F.linear(x.float(), weight)
         else:
             total = F.conv2d(x.float(), weight, None, op.stride, op.padding, op.dilation, op.groups)
-        # already integers, unless the library convolves by a transform (Winograd), which is within 1/2 of them
+        # float32 adds integers below 2^23 exactly in any order; a library that convolves by a transform does not add
         scaled = straight_through(torch.round, total.double()) * 2.0**op.weight_exp
         return scaled if op.weight_exp >= 0 else straight_through(torch.floor, scaled)
 

@@ -266,6 +266,18 @@ def test_weights_start_at_those_of_the_float_network_and_round_to_the_integers()
     assert not np.isclose(IntegerNet(made.graph).layers["fc"].weight.detach(), ops[3].weight, rtol=1e-5).any()
 
 
+def test_weights_that_are_all_zero_are_a_network_too():
+    zero = (
+        LoihiLinear(name="fc", inputs=("x",), weight=np.zeros((2, 3), int)),
+        LoihiLIF(name="lif", inputs=("fc",), du=4095, dv=0, vth=1),
+        LoihiLinear(name="out", inputs=("lif",), weight=np.zeros((2, 2), int)),
+    )
+    g = graph(*zero, shape=(3,), readout="out", message_bits=0)
+    net = IntegerNet(g)
+    assert net.to_graph() == g
+    assert net(torch.ones(1, 3)).tolist() == [[0, 0]]
+
+
 def test_what_cannot_be_trained_is_refused_by_name():
     spikes = (
         LoihiLinear(name="fc", inputs=("x",), weight=[[2, 4]]),
@@ -273,6 +285,12 @@ def test_what_cannot_be_trained_is_refused_by_name():
     )
     g = graph(*spikes, LI(name="li", inputs=("lif",), decay=0.5), shape=(2,), readout="li", message_bits=0)
     with pytest.raises(RmpDeployError, match="LI 'li': training in integers = none, allowed LoihiLinear, "):
+        IntegerNet(g)
+    chain = LoihiLinear(name="again", inputs=("fc",), weight=[[2]])
+    g = graph(*spikes, chain, shape=(2,), readout="again", message_bits=0)
+    with pytest.raises(
+        RmpDeployError, match="LoihiLinear 'again': input = 'fc', a current of Loihi's synapses, allowed"
+    ):
         IntegerNet(g)
     g = graph(*spikes, shape=(2,), readout="lif", message_bits=0)
     with pytest.raises(RmpDeployError, match="LoihiLinear 'fc': weights in the float graph = none, allowed"):
