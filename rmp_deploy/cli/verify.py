@@ -16,7 +16,7 @@ from rich.progress import Progress, TaskID
 from rmp_deploy import backends
 from rmp_deploy.analysis import parity
 from rmp_deploy.analysis.agreement import Agreement, agreement, check_pair, is_integer
-from rmp_deploy.cli.common import add_data, add_file, correct, document, load_data, progress, show
+from rmp_deploy.cli.common import add_data, add_file, check_output, correct, document, load_data, progress, show
 from rmp_deploy.cli.golden import RECORD, check_golden, values_of_a_sample
 from rmp_deploy.errors import RmpDeployError
 from rmp_deploy.ir import onnx_io
@@ -45,6 +45,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help=f"these rungs alone; repeatable (default: {', '.join(LADDER)})",
     )
     parser.add_argument("--run", dest="run_folder", metavar="RUN", help="the torch run it came from: adds torch's rung")
+    parser.add_argument("--report", metavar="PAGE.html", help="write the table as one self-contained page")
 
 
 def run(args: argparse.Namespace) -> int:
@@ -52,6 +53,8 @@ def run(args: argparse.Namespace) -> int:
         return _self_check(args)
     if args.data is None:
         raise RmpDeployError("verify: neither --data nor --self. Give the samples, or check the file by its own.")
+    if args.report is not None:
+        check_output(args.report, ".html")
     graph = onnx_io.load(args.file)
     if args.run_folder is not None and is_integer(graph):
         todo = "Give the float file, and this one as --quantized"
@@ -68,6 +71,7 @@ def run(args: argparse.Namespace) -> int:
             parity=section,
         ),
         args.json,
+        args.report,
     )
     return 0 if section["holds"] else 1
 
@@ -80,6 +84,7 @@ def _self_check(args: argparse.Namespace) -> int:
         "--quantized": args.quantized,
         "--backend": args.backend,
         "--run": args.run_folder,
+        "--report": args.report,
     }
     given = ", ".join(name for name, value in options.items() if value is not None)
     if given:

@@ -77,6 +77,10 @@ def test_both_networks_and_what_lies_between_them(call, files):
     assert found["accuracy"]["correct"] == right["integer"]
     assert cost["self_check"]["holds"]
 
+    page = files / "report.html"
+    assert call("net.onnx", "--quantized", "int.onnx", *ORT, "--report", str(page))[0] == 0
+    assert f"{cost['mismatches']} of {cost['compared']:,} spikes differ" in page.read_text()
+
 
 def test_the_table_says_which_part_is_no_proof(call):
     code, text = call("net.onnx", "--quantized", "int.onnx", *ORT)
