@@ -95,6 +95,7 @@ def _read_as_current(graph: SpikingGraph, op: Op, index: int, as_it_is: frozense
     if value in as_it_is:
         return None
     nth = sum(i not in as_it_is for i in op.inputs[: index + 1])
+    nth += sum(i.startswith(f"{op.name}_identity") for i in op.inputs)  # those that `fold_pool` made
     loihi = isinstance(op, LoihiLIF) or not graph.currents.isdisjoint(op.inputs)
     return identity(f"{op.name}_identity{nth if nth > 1 else ''}", value, graph.shapes[value], loihi)
 

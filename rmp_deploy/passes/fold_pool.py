@@ -9,13 +9,18 @@ import numpy as np
 
 from rmp_deploy.errors import RmpDeployError, op_error
 from rmp_deploy.ir.graph import SpikingGraph
-from rmp_deploy.ir.ops import Array, AvgPool2d, Conv2d, Flatten, Linear, Op, Shape
+from rmp_deploy.ir.ops import Add, Array, AvgPool2d, Conv2d, Flatten, Linear, Op, Shape
+from rmp_deploy.passes.as_synapses import identity
+from rmp_deploy.passes.paths import currents
 
 READ_BY_SYNAPSE = "Pool before a synapse"
 
 
 def fold_pool(graph: SpikingGraph) -> SpikingGraph:
     """Return the graph without AvgPool2d; the next Conv2d or (Flatten and) Linear reads the unpooled spikes.
+
+    A pool that is added to a current, a shortcut, gets a synapse to fold into: ``<add>_identity``, a depthwise 1x1
+    convolution of ones, as `as_synapses` gives to spikes.
 
     A k-pool (kernel = stride = k) before a convolution with kernel K, stride s, padding p is the convolution with
     kernel kK, stride ks, padding kp whose weight repeats each tap k times per axis, divided by k*k. The same spikes
@@ -47,6 +52,7 @@ def _fold_one(graph: SpikingGraph, pool: AvgPool2d) -> SpikingGraph:
         raise _refused(pool, f"padding = {pool.padding}", "(0, 0)", "Pool without padding")
     if shape[1] % pool.kernel[0] or shape[2] % pool.kernel[1]:
         raise _refused(pool, f"map = {shape[1:]}", f"multiples of kernel = {pool.kernel}", "Crop or pad the map first")
+    graph = _with_identities(graph, pool)
     folded: dict[str, Op] = {}
     for reader in graph.consumers(pool.name):
         if isinstance(reader, Conv2d):
@@ -62,6 +68,21 @@ def _fold_one(graph: SpikingGraph, pool: AvgPool2d) -> SpikingGraph:
     if graph.readout.value in (pool.name, *(n for n, op in folded.items() if isinstance(op, Flatten))):
         raise _refused(pool, f"readout = '{graph.readout.value}'", "a synapse or a neuron", READ_BY_SYNAPSE)
     return replace(graph, ops=tuple(folded.get(op.name, op) for op in graph.ops if op.name != pool.name))
+
+
+def _with_identities(graph: SpikingGraph, pool: AvgPool2d) -> SpikingGraph:
+    """The graph in which an Add of currents reads the pool through a synapse of its own."""
+    current = currents(graph)
+    ops: list[Op] = []
+    for op in graph.ops:
+        if isinstance(op, Add) and pool.name in op.inputs and op.name in current:
+            nth = 1 + sum(i.startswith(f"{op.name}_identity") for i in op.inputs)
+            name = f"{op.name}_identity{nth if nth > 1 else ''}"
+            ops.append(identity(name, pool.name, graph.shapes[pool.name], loihi=False))
+            ops.append(replace(op, inputs=tuple(name if i == pool.name else i for i in op.inputs)))
+        else:
+            ops.append(op)
+    return replace(graph, ops=tuple(ops)) if len(ops) > len(graph.ops) else graph
 
 
 def _pooled_conv(conv: Conv2d, pool: AvgPool2d) -> Conv2d:

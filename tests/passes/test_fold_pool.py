@@ -8,7 +8,7 @@ import pytest
 from rmp_deploy.errors import RmpDeployError
 from rmp_deploy.ir import reference
 from rmp_deploy.ir.graph import Input, Readout, SpikingGraph
-from rmp_deploy.ir.ops import LIF, AvgPool2d, Conv2d, Flatten, Linear
+from rmp_deploy.ir.ops import LIF, Add, AvgPool2d, Conv2d, Flatten, Linear
 from rmp_deploy.passes.fold_pool import fold_pool
 
 
@@ -28,6 +28,30 @@ def test_folded_pools_give_the_same_spikes_and_binary_inputs(convnet, images, se
     assert not folded.of_type(AvgPool2d)
     assert all(folded.is_spikes(op.inputs[0]) for op in folded.of_type(Conv2d, Linear) if op.inputs[0] != "x")
     agree(graph, folded, images(), 1e-6)
+
+
+def test_a_pool_on_a_shortcut_folds_into_the_identity_that_it_is():
+    rng = np.random.default_rng(4)
+    graph = SpikingGraph(
+        "g",
+        Input("x", (2, 8, 6), "direct"),
+        (
+            Conv2d(name="c1", inputs=("x",), weight=rng.normal(size=(4, 2, 3, 3)) / 3, padding=(1, 1)),
+            LIF(name="l1", inputs=("c1",), decay=0.25, v_threshold=0.4),
+            AvgPool2d(name="p1", inputs=("l1",), kernel=(2, 2), stride=(2, 2)),
+            Conv2d(name="c2", inputs=("p1",), weight=rng.normal(size=(4, 4, 3, 3)) / 5, padding=(1, 1)),
+            Add(name="add", inputs=("c2", "p1")),
+            LIF(name="l2", inputs=("add",), decay=0.25, v_threshold=0.4),
+        ),
+        Readout("l2", "mean"),
+        T=3,
+    )
+    folded = fold_pool(graph)
+    identity = folded.by_name["add_identity"]
+    assert folded.by_name["add"].inputs == ("c2", "add_identity")
+    assert (identity.groups, identity.stride, identity.inputs) == (4, (2, 2), ("l1",))
+    np.testing.assert_array_equal(identity.weight, np.full((4, 1, 2, 2), 0.25))
+    agree(graph, folded, rng.random((4, 2, 8, 6)), 1e-6)
 
 
 def test_pools_of_pools_and_strided_padded_convolutions_fold():
