@@ -18,6 +18,7 @@ from rmp_deploy.errors import RmpDeployError
 
 CHANNEL_SIZE = 4  # messages; Lava's 64 need 0.8 GB of /dev/shm per 224x224x64 map, and steps are in lock-step anyway
 POLL = 0.005  # [s] between looks at Lava's processes
+BLINK = 0.1  # [s] between two looks; what is longer, this process did not run either
 GRACE = 2.0  # [s] for a failed process to end after it has told so
 PATIENCE = 60.0  # [s] in which some process must finish a time step; the slowest of Lava's convolutions take seconds
 SERVICE = "runtime service"
@@ -121,7 +122,7 @@ class _Patience:
 
     def idle(self, progress: int) -> float:
         now = time.monotonic()
-        self._idle = self._idle + min(now - self._looked, 1.0) if progress == self._progress else 0.0
+        self._idle = self._idle + min(now - self._looked, BLINK) if progress == self._progress else 0.0
         self._progress, self._looked = progress, now
         return self._idle
 

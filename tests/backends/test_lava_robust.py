@@ -8,6 +8,7 @@ import multiprocessing
 import os
 import re
 import signal
+import subprocess
 import sys
 import threading
 import time
@@ -53,7 +54,6 @@ def segments(monkeypatch):
 
     monkeypatch.setattr(lava_runtime, "_end", noting_end)
     yield names
-    assert names
     assert not [name for name in names if (Path("/dev/shm") / name).exists()]
 
 
@@ -168,7 +168,35 @@ def test_a_slow_step_is_not_a_hang(small, monkeypatch):
     assert (found.output == reference.run(graph, x).output).all()
 
 
-def test_fifty_runs_in_one_interpreter_leave_nothing(small):
+def test_a_program_that_was_stopped_goes_on():
+    """Ctrl-Z and fg: program and processes stand still together, for longer than the patience."""
+    script = """
+import numpy as np
+from rmp_deploy.backends import lava, lava_runtime
+from rmp_deploy.ir.graph import Input, Readout, SpikingGraph
+from rmp_deploy.ir.ops import LoihiLIF, LoihiLinear
+fc = LoihiLinear(name="fc", inputs=("x",), weight=[[2]])
+n = LoihiLIF(name="n", inputs=("fc",), du=4095, dv=0, vth=3)
+graph = SpikingGraph("net", Input("x", (1,), "direct", 0), (fc, n), Readout("n", "sum"), 6)
+wait = lava_runtime._wait
+def announced(*args):
+    print("go", flush=True)
+    wait(*args)
+lava_runtime._wait = announced
+print(int(lava.run(graph, np.ones((500, 1)), patience=1).output.sum()))
+"""
+    with subprocess.Popen(
+        [sys.executable, "-c", script], stdout=subprocess.PIPE, text=True, start_new_session=True
+    ) as program:
+        assert program.stdout.readline() == "go\n"
+        os.killpg(program.pid, signal.SIGSTOP)
+        time.sleep(2)
+        os.killpg(program.pid, signal.SIGCONT)
+        assert program.stdout.read() == "1500\n"  # 2, 4!, 2, 4!, 2, 4! of 500 samples
+    assert program.returncode == 0
+
+
+def test_fifty_runs_in_one_interpreter_leave_nothing(small, segments):
     def resident():
         return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
 
@@ -183,4 +211,5 @@ def test_fifty_runs_in_one_interpreter_leave_nothing(small):
         if i == 10:
             before, memory = held(), resident()
     assert held() == before
+    assert len(segments) > 50 * len(graph.ops)
     assert resident() - memory < 8 << 20, "of 40 runs"
