@@ -15,6 +15,7 @@ from rmp_deploy.ir.onnx_io import load, save
 from rmp_deploy.ir.trace import Trace
 from rmp_deploy.passes.fold_batchnorm import fold_batchnorm
 from rmp_deploy.passes.fold_pool import fold_pool
+from rmp_deploy.passes.quantize import quantize
 from rmp_deploy.training.data import load as load_samples
 
 __version__ = "0.1.0"
@@ -31,6 +32,7 @@ __all__ = [
     "load_profile",
     "load_samples",
     "price",
+    "quantize",
     "run",
     "save",
     "twin",

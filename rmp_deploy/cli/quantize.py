@@ -28,8 +28,9 @@ from rmp_deploy.hw_profiles import HardwareProfile
 from rmp_deploy.hw_profiles import load as load_profile
 from rmp_deploy.ir import onnx_io
 from rmp_deploy.ir.graph import SpikingGraph
+from rmp_deploy.ir.ops import Quantize
 from rmp_deploy.ir.ops.loihi import WEIGHT_BITS
-from rmp_deploy.passes.quantize import INPUT_CODINGS, MESSAGE_BITS, LayerResult, Quantized, quantize
+from rmp_deploy.passes.quantize import INPUT_CODINGS, LayerResult, Quantized, quantize
 from rmp_deploy.report.json import Section
 from rmp_deploy.report.quantization import render
 from rmp_deploy.training.data import Samples
@@ -109,13 +110,13 @@ def _weight_bits(given: Sequence[str]) -> int | dict[str, int]:
 def _check_options(profile: HardwareProfile, weight_bits: int | dict[str, int], coding: str) -> None:
     """Refuse, before the work, what the profile cannot have."""
     most = weight_bits if isinstance(weight_bits, int) else max(weight_bits.values())
-    asked = [("weight_bits", "--weight-bits", most)]
-    if coding == "graded":
-        asked.append(("graded_spike_bits", "--input graded, bits of a graded spike", MESSAGE_BITS))
-    for limit, what, bits in asked:
-        allowed = profile.limits[limit].value
-        if allowed is not None and bits > allowed:
-            raise RmpDeployError(f"quantize: {what} = {bits}, allowed {allowed} [{profile.name}]. {TODO[limit]}.")
+    allowed = profile.limits["weight_bits"].value
+    if allowed is not None and most > allowed:
+        what = f"--weight-bits = {most}, allowed {allowed} [{profile.name}]"
+        raise RmpDeployError(f"quantize: {what}. {TODO['weight_bits']}.")
+    if coding == "graded" and profile.limits["graded_spike_bits"].value == 0:
+        what = f"--input = graded, allowed host: graded_spike_bits = 0 [{profile.name}]"
+        raise RmpDeployError(f"quantize: {what}. {TODO['graded_spike_bits']}.")
 
 
 def _check_limits(integer: SpikingGraph, profile: HardwareProfile) -> None:
@@ -154,6 +155,7 @@ def _section(found: Quantized, profile: HardwareProfile, accuracy: Section | Non
         "profile": profile.name,
         "unknown_limits": [limit for limit in TODO if profile.limits[limit].value is None],
         "input_coding": found.input_coding,
+        "message_bits": next((op.message_bits for op in found.graph.of_type(Quantize)), None),
         "calibration_samples": found.samples,
         "accuracy": accuracy,
         "layers": layers,

@@ -5,8 +5,6 @@ from __future__ import annotations
 from collections.abc import Collection
 from dataclasses import replace
 
-import numpy as np
-
 from rmp_deploy.errors import op_error
 from rmp_deploy.ir.graph import SpikingGraph
 from rmp_deploy.ir.ops import (
@@ -18,9 +16,9 @@ from rmp_deploy.ir.ops import (
     Flatten,
     Linear,
     Op,
-    Shape,
     SpikingNeuron,
 )
+from rmp_deploy.passes.as_synapses import identity
 
 SYNAPSES = (Linear, Conv1d, Conv2d)
 PASSING = (Add, Concat, Delay, Flatten)  # of currents, on their way to the neurons
@@ -49,9 +47,9 @@ def identity_synapses(graph: SpikingGraph, host: Collection[str] = ()) -> Spikin
         synapses: dict[str, str] = {}
         for i in bare:
             if i not in synapses:
-                name = f"{op.name}_identity{len(synapses) + 1 if synapses else ''}"
-                synapses[i] = name
-                ops.append(_identity(name, i, graph.shapes[i]))
+                nth = len(synapses) + 1 + sum(value.startswith(f"{op.name}_identity") for value in op.inputs)
+                synapses[i] = f"{op.name}_identity{nth if nth > 1 else ''}"
+                ops.append(identity(synapses[i], i, graph.shapes[i], loihi=False))
         ops.append(replace(op, inputs=tuple(synapses.get(i, i) for i in op.inputs)) if bare else op)
     return replace(graph, ops=tuple(ops))
 
@@ -70,13 +68,3 @@ def currents(graph: SpikingGraph, host: Collection[str] = ()) -> frozenset[str]:
                 found.add(op.name)
         passing.reverse()
     return frozenset(found)
-
-
-def _identity(name: str, value: str, shape: Shape) -> Op:
-    if len(shape) == 3:
-        ones = np.ones((shape[0], 1, 1, 1), np.float32)
-        return Conv2d(name=name, inputs=(value,), weight=ones, groups=shape[0])
-    if len(shape) == 1:
-        return Linear(name=name, inputs=(value,), weight=np.eye(shape[0], dtype=np.float32))
-    todo = "Flatten it first"
-    raise op_error("Add", name, f"shape of '{value}' = {shape}", "(C, H, W) or (N,)", todo)

@@ -33,7 +33,8 @@ def render(section: Section, console: Console) -> None:
     """Print the headline, both tables, and what deserves a word."""
     section = printable(section)
     console.print(Text(headline(section), "bold"), soft_wrap=True)
-    console.print(Text(f"input: {CODINGS[section['input_coding']]}"), soft_wrap=True)
+    bits = f" ({section['message_bits']} bits)" if section["message_bits"] else ""
+    console.print(Text(f"input: {CODINGS[section['input_coding']]}{bits}"), soft_wrap=True)
     console.print(f"\nWeights: {plural(sum(1 for _ in _synapses(section)), 'synapse')}")
     console.print(_weights(section))
     console.print(f"Neurons: {plural(section['calibration_samples'], 'calibration sample')}")

@@ -80,7 +80,12 @@ def test_data_without_labels_has_no_accuracy(tmp_path, capsys):
 
 
 REFUSED = [
-    (["--input", "graded"], {"graded_spike_bits": 0}, "--input graded, bits of a graded spike = 8, allowed 0 [small]"),
+    (
+        ["--input", "graded"],
+        {"graded_spike_bits": 0},
+        "--input = graded, allowed host: graded_spike_bits = 0 [small]. Let the host encode",
+    ),
+    (["--input", "graded"], {"graded_spike_bits": 2}, "Quantize 'x_quantize': bits of a graded spike = "),
     ([], {"weight_bits": 6}, "--weight-bits = 8, allowed 6 [small]. Ask for fewer weight bits."),
     (["--weight-bits", "conv2=4", "fc1=7"], {"weight_bits": 6}, "--weight-bits = 7, allowed 6 [small]"),
     (["--weight-bits", "conv2=6"], {"weight_bits": 6}, "LoihiLinear 'fc1': bits of a weight = 8, allowed 6 [small]"),
@@ -109,7 +114,7 @@ def test_loihi1_has_no_graded_spikes_and_unknown_limits_are_named(tmp_path, caps
     out = tmp_path / "net.int.onnx"
     arguments = ["--profile", "loihi1", "--data", DIGITS, "-o", str(out)]
     assert main(["quantize", NET, *arguments, "--input", "graded"]) == 2
-    assert "allowed 0 [loihi1]. Let the host encode the input." in capsys.readouterr().err
+    assert "graded_spike_bits = 0 [loihi1]. Let the host encode the input." in capsys.readouterr().err
     assert main(["quantize", NET, *arguments]) == 0
     assert "unknown" not in capsys.readouterr().out
     arguments[1] = profile(tmp_path, weight_bits=8)

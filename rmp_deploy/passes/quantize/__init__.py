@@ -17,24 +17,26 @@ not computed: candidates run, and the one with the fewest spikes that differ fro
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal, get_args
 
+import numpy as np
 import numpy.typing as npt
 
 from rmp_deploy.errors import RmpDeployError
+from rmp_deploy.ir import reference
 from rmp_deploy.ir.graph import SpikingGraph
+from rmp_deploy.ir.ops import Delay, Flatten
 from rmp_deploy.ir.ops.loihi import WEIGHT_BITS
 from rmp_deploy.passes.fold_batchnorm import fold_batchnorm
 from rmp_deploy.passes.fold_pool import fold_pool
 from rmp_deploy.passes.identity_synapses import identity_synapses
-from rmp_deploy.passes.quantize.layers import check_real, layers_of, on_host
+from rmp_deploy.passes.quantize.layers import Layer, check_real, layers_of, on_host
 from rmp_deploy.passes.quantize.network import MESSAGE_BITS, Calibration
 from rmp_deploy.passes.quantize.results import LayerResult, NeuronResult, SynapseResult
 
 __all__ = [
     "INPUT_CODINGS",
-    "MESSAGE_BITS",
     "InputCoding",
     "LayerResult",
     "NeuronResult",
@@ -45,6 +47,8 @@ __all__ = [
 
 InputCoding = Literal["host", "graded"]
 INPUT_CODINGS: tuple[InputCoding, ...] = get_args(InputCoding)
+LEAST_MESSAGE_BITS = 3
+JUDGED_SAMPLES = 16  # with which they are chosen
 
 
 @dataclass(frozen=True)
@@ -101,11 +105,61 @@ def quantize(
     folded = identity_synapses(folded, host)
     layers = layers_of(folded, host)
     bits = _bits_by_synapse([op.name for layer in layers for op in layer.synapses], weight_bits)
-    calibration = Calibration(folded, host, layers, bits, x)
-    integer = calibration.run(on_layer)
     given = graph.input.message_bits
     coding = input_coding if given is None else "integers" if given else "spikes"
-    return Quantized(integer, folded, coding, len(x), tuple(calibration.results))
+    message_bits = MESSAGE_BITS
+    if coding == "graded":
+        message_bits = _message_bits(
+            lambda n: Calibration(folded, host, layers, bits, x[:JUDGED_SAMPLES], n), folded, layers
+        )
+    calibration = Calibration(folded, host, layers, bits, x, message_bits)
+    for _ in calibration.run():
+        if on_layer is not None:
+            on_layer(calibration.results, len(layers))
+    integer, results = calibration.graph(), tuple(calibration.results)
+    if any(isinstance(op, Delay) for op in folded.ops):
+        results = _running_free(folded, integer, x, results)
+    return Quantized(integer, folded, coding, len(x), results)
+
+
+def _message_bits(calibration: Callable[[int], Calibration], graph: SpikingGraph, layers: Sequence[Layer]) -> int:
+    """Bits of a graded input: those with which the layers that read it have the fewest mismatching spikes.
+
+    A current has 17 bits for the sum of weights times messages. What messages do not take is left to the weights.
+    """
+    graded = {graph.input.name}
+    graded |= {op.name for op in graph.of_type(Flatten) if op.inputs[0] in graded}
+    first = {layer.name for layer in layers if any(op.inputs[0] in graded for op in layer.synapses)}
+    mismatches = {}
+    for bits in range(MESSAGE_BITS, LEAST_MESSAGE_BITS - 1, -1):
+        waiting, mismatches[bits] = set(first), 0
+        for result in calibration(bits).run():
+            if result.name in waiting and result.neuron is not None:
+                mismatches[bits] += result.neuron.mismatches
+            waiting.discard(result.name)
+            if not waiting:
+                break
+    return min(mismatches, key=lambda bits: (mismatches[bits], -bits))
+
+
+def _running_free(
+    graph: SpikingGraph, integer: SpikingGraph, x: npt.NDArray[Any], results: tuple[LayerResult, ...]
+) -> tuple[LayerResult, ...]:
+    """The results with the mismatches of both networks on their own, where recurrent edges had the float spikes."""
+    wanted, found = (reference.run(each, x, record=("spikes",)).spikes for each in (graph, integer))
+    return tuple(
+        result
+        if result.neuron is None
+        else replace(
+            result,
+            neuron=replace(
+                result.neuron,
+                mismatches=int((wanted[result.name] != found[result.name]).sum()),
+                rate=float(found[result.name].mean(dtype=np.float64)),
+            ),
+        )
+        for result in results
+    )
 
 
 def _bits_by_synapse(synapses: list[str], weight_bits: int | Mapping[str, int]) -> dict[str, int]:

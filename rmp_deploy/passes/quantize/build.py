@@ -16,7 +16,7 @@ from rmp_deploy.passes.quantize.layers import F64, Layer
 from rmp_deploy.passes.quantize.weights import Grid
 
 LEAST_VTH = 1024  # its rounding is then at most 1/2048 of it: little beside what weights of 8 bits lose
-HEADROOM = 2.0  # between the largest current, potential or bias and what there is room for
+HEADROOM = 1.5  # between the largest current, potential or bias and what there is room for
 MAX_VTH, MAX_MANTISSA, MAX_BIAS_EXP = (PARAMETER_SPAN[name][1] for name in ("vth", "bias_mant", "bias_exp"))
 STATE_UNITS = 1 << STATE_SHIFT  # units of a state per unit of a current
 

@@ -92,22 +92,23 @@ def judged_samples(current: F32) -> int:
 
 
 def corrected(choice: Choice, current: F32, target: Target) -> tuple[Choice, LoihiRun | None]:
-    """The choice with the mean error of each channel's current in its bias, if that makes fewer spikes mismatch.
+    """The choice with all or half of `_shift` in its biases, or none: whatever makes the fewest spikes mismatch.
 
-    Rounded weights, and what the layers before send too much or too little of, move the mean of a current; a bias takes
-    that back. `current` is the integer network's, of all samples. Also returned is the run of the neurons on it.
+    `current` is the integer network's, of all samples. Also returned is the run of the neurons on it.
     """
     if choice.neurons is None or target.run is None:
         return choice, None
-    over = (0, 1, *range(3, current.ndim))  # all but the channels
-    error = (target.current - current / np.float32(choice.scale)).mean(axis=over, dtype=np.float64)
-    bias = choice.neurons.bias + error.reshape(-1, *(1,) * (current.ndim - 3))
-    plain = steps.loihi_lif(choice.neurons.op, current)
-    neurons = with_bias(choice.neurons, bias, choice.scale)
-    moved = steps.loihi_lif(neurons.op, current)
-    if (moved.spikes != target.run.spikes).sum() < (plain.spikes != target.run.spikes).sum():
-        return replace(choice, neurons=neurons), moved
-    return choice, plain
+    shift, best = _shift(current, target, choice.scale), None
+    for part in (0.0, 1.0, 0.5):
+        neurons = (
+            with_bias(choice.neurons, choice.neurons.bias + part * shift, choice.scale) if part else choice.neurons
+        )
+        run = steps.loihi_lif(neurons.op, current)
+        mismatches = int((run.spikes != target.run.spikes).sum())
+        if best is None or mismatches < best[0]:
+            best = mismatches, neurons, run
+    assert best is not None
+    return replace(choice, neurons=best[1]), best[2]
 
 
 def current_of(layer: Layer, synapses: Sequence[LoihiLinear | LoihiConv2d], reads: Mapping[str, F32]) -> F32:
@@ -131,10 +132,24 @@ def _join(layer: Layer, values: dict[str, F32]) -> F32:
     return values[layer.current]
 
 
+def _shift(current: F32, target: Target, scale: float) -> F64:
+    """The mean error of each channel's current, as a bias: (C, 1, 1) or (N,), in float units times the gain.
+
+    Rounded weights, and what the layers before send too much or too little of, move the mean of a current.
+    """
+    over = (0, 1, *range(3, current.ndim))  # all but the channels
+    error = (target.current - current / np.float32(scale)).mean(axis=over, dtype=np.float64)
+    return error.reshape(-1, *(1,) * (current.ndim - 3))  # type: ignore[no-any-return]
+
+
 def _error(neurons: Neurons | None, current: F32, target: Target, scale: float) -> tuple[int, float]:
-    """Mismatching spikes, and the mean square of the error of u; of a readout 0, and of its values."""
+    """Mismatching spikes, and the mean square of the error of u; of a readout 0, and of its values.
+
+    Neurons are judged with their biases corrected, as they will be (`corrected`).
+    """
     if neurons is None or target.run is None:
         return 0, _mean_square(current / np.float32(scale), target.current)
+    neurons = with_bias(neurons, neurons.bias + _shift(current, target, scale), scale)
     run = steps.loihi_lif(neurons.op, current)
     mismatches = int((run.spikes != target.run.spikes).sum())
     return mismatches, _mean_square(run.u / np.float32(scale * STATE_UNITS), target.run.u)

@@ -14,7 +14,6 @@ from rmp_deploy.ir.graph import SpikingGraph
 from rmp_deploy.ir.ops import (
     LI,
     LIF,
-    AvgPool2d,
     BatchNorm,
     Concat,
     Conv1d,
@@ -32,7 +31,7 @@ from rmp_deploy.ir.ops import (
     SpikingNeuron,
     SumPool2d,
 )
-from rmp_deploy.passes.identity_synapses import PASSING, currents
+from rmp_deploy.passes.identity_synapses import PASSING, SYNAPSES, currents
 
 F64 = npt.NDArray[np.float64]
 Synapse: TypeAlias = Linear | Conv2d
@@ -220,8 +219,8 @@ def _check(graph: SpikingGraph, op: Op, host: frozenset[str], moved: frozenset[s
         check(False, "op = LI, neurons that do not spike", "LIF or CubaLIF", todo)
     if isinstance(op, Conv1d):
         check(False, "op = Conv1d", "Linear or Conv2d", "Train it as a Conv2d of height 1")
-    if isinstance(op, AvgPool2d | SumPool2d) and not moved.isdisjoint(op.inputs):
-        check(False, f"input = '{op.inputs[0]}', a current", "spikes", "Pool behind the neurons")
+    if isinstance(op, (*SYNAPSES, SumPool2d)) and not moved.isdisjoint(op.inputs):
+        check(False, f"input = '{op.inputs[0]}', a current", "spikes", "Put neurons between")
     if isinstance(op, LIF):
         todo = "Train with a hard reset"
         check(op.reset == "hard", f"reset = {op.reset!r}", "'hard' (Loihi resets to 0)", todo)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any
 
@@ -16,27 +16,37 @@ from rmp_deploy.ir.integers import LARGEST
 from rmp_deploy.ir.ops import LIF, Delay, Dequantize, Linear, Op, Quantize, SpikingNeuron
 from rmp_deploy.passes.identity_synapses import currents
 from rmp_deploy.passes.quantize import steps
-from rmp_deploy.passes.quantize.choose import Choice, Target, choose, corrected, current_of, judged_samples
-from rmp_deploy.passes.quantize.layers import Layer, Synapse, bias_of
+from rmp_deploy.passes.quantize.choose import Target, choose, corrected, current_of, judged_samples
+from rmp_deploy.passes.quantize.layers import F64, Layer, Synapse, bias_of
 from rmp_deploy.passes.quantize.results import LayerResult, LayerRuns, result_of
 from rmp_deploy.passes.quantize.steps import F32
 from rmp_deploy.passes.quantize.weights import Grid, grid
 
-MESSAGE_BITS = 8  # of a graded input
+MESSAGE_BITS = 8  # of a graded input, at most
 FLOORS = 64  # where a synapse reads integers as large, a shift to the right may drop the lowest bits of its sums
 
 
 class Calibration:
     """One run through a graph whose pools and BatchNorm are folded, and whose currents all come from synapses.
 
+    `message_bits` are those of a graded input.
+
     Attributes:
         results: what became of each layer so far.
     """
 
     def __init__(
-        self, graph: SpikingGraph, host: frozenset[str], layers: list[Layer], bits: dict[str, int], x: npt.NDArray[Any]
+        self,
+        graph: SpikingGraph,
+        host: frozenset[str],
+        layers: list[Layer],
+        bits: dict[str, int],
+        x: npt.NDArray[Any],
+        message_bits: int = MESSAGE_BITS,
     ) -> None:
         self.results: list[LayerResult] = []
+        self._made: dict[str, Op] = {}  # integer ops by name
+        self._dequantize: Dequantize | None = None
         self._graph, self._host, self._bits, self._x = graph, host, bits, x
         self._layers = {layer.current: layer for layer in layers}
         self._moved = currents(graph, host)
@@ -49,17 +59,17 @@ class Calibration:
         if graph.input.message_bits is not None:
             self._largest[name] = max(1, 2**graph.input.message_bits - 1)
         elif any(name in op.inputs and op.name not in host for op in graph.ops):
-            self._quantize = _input_op(graph, x)
+            self._quantize = _input_op(graph, x, message_bits)
             integers = reference.quantize(self._quantize, x.astype(np.float64)).astype(np.float32)
             self._integer[name] = _frames(graph, integers)
             self._largest[name] = self._quantize.largest
             self._graded.add(name)
 
-    def run(self, on_layer: Callable[[Sequence[LayerResult], int], None] | None = None) -> SpikingGraph:
-        """The integer graph; every layer's result is in `results` afterwards."""
-        graph, made, extra = self._graph, dict[str, Op](), list[Op]()
-        later = self._later_spikes()
+    def run(self) -> Iterator[LayerResult]:
+        """Quantize one layer after the other; `graph` needs all of them."""
+        graph, later = self._graph, self._later_spikes()
         for op in graph.ops:
+            done = len(self.results)
             if isinstance(op, Delay) and op.name in later:
                 self._float[op.name] = self._integer[op.name] = later[op.name]
                 self._largest[op.name] = 1
@@ -68,25 +78,24 @@ class Calibration:
                 self._float[op.name] = self._integer[op.name] = run.spikes
                 self._largest[op.name] = 1
                 if op.inputs[0] in self._layers:
-                    choice = self._quantize_layer(self._layers[op.inputs[0]], run)
-                    made |= {new.name: new for new in choice.synapses}
-                    if choice.neurons is not None:
-                        made[op.name] = choice.neurons.op
+                    self._quantize_layer(self._layers[op.inputs[0]], run)
             else:
                 self._stateless(op)
                 if op.name == graph.readout.value and op.name in self._moved:
-                    choice = self._quantize_layer(self._layers[op.name], None)
-                    made |= {new.name: new for new in choice.synapses}
-                    extra.append(self._output_op(self._layers[op.name], choice))
+                    self._quantize_layer(self._layers[op.name], None)
             self._forget(op)
-            if on_layer is not None:
-                on_layer(self.results, len(self._layers))
-        ops = [made.get(op.name, op) for op in graph.ops]
+            yield from self.results[done:]
+
+    def graph(self) -> SpikingGraph:
+        """The integer graph."""
+        ops: list[Op] = [self._made.get(op.name, op) for op in self._graph.ops]
+        readout = self._graph.readout
         if self._quantize is not None:
-            renamed = {graph.input.name: self._quantize.name}
+            renamed = {self._graph.input.name: self._quantize.name}
             ops = [self._quantize, *(replace(op, inputs=tuple(renamed.get(i, i) for i in op.inputs)) for op in ops)]
-        readout = replace(graph.readout, value=extra[0].name) if extra else graph.readout
-        return replace(graph, ops=(*ops, *extra), readout=readout)
+        if self._dequantize is not None:
+            ops, readout = [*ops, self._dequantize], replace(readout, value=self._dequantize.name)
+        return replace(self._graph, ops=tuple(ops), readout=readout)
 
     def _stateless(self, op: Op) -> None:
         """The value of an op without neurons, in both networks; in the integer one, if it is not a current."""
@@ -101,7 +110,7 @@ class Calibration:
             if not self._graded.isdisjoint(op.inputs):
                 self._graded.add(op.name)
 
-    def _quantize_layer(self, layer: Layer, run: steps.Run | None) -> Choice:
+    def _quantize_layer(self, layer: Layer, run: steps.Run | None) -> None:
         """Choose a layer's integers, run it in the integer network, and note what became of it."""
         gain = layer.by_neuron(layer.gain).astype(np.float32)
         if run is not None:
@@ -114,12 +123,15 @@ class Calibration:
         current, forced = current_of(layer, choice.synapses, reads), None
         choice, free = corrected(choice, current, target)
         if choice.neurons is not None and free is not None:
+            self._made[layer.name] = choice.neurons.op
             self._integer[layer.name] = free.spikes
             worlds = {name: self._integer if name in self._graded else self._float for name in reads}
             of_float = {name: world[name][:, :n] for name, world in worlds.items()}
             forced = steps.loihi_lif(choice.neurons.op, current_of(layer, choice.synapses, of_float))
+        else:
+            self._dequantize = _output_op(layer.name, choice.scale, bias)
+        self._made |= {op.name: op for op in choice.synapses}
         self.results.append(result_of(layer, grids, bias, target, choice, LayerRuns(current, free, forced)))
-        return choice
 
     def _grid(self, layer: Layer, op: Synapse) -> Grid:
         """What a synapse can hold; weights on a graded input are those of its integers."""
@@ -129,11 +141,6 @@ class Calibration:
         largest = self._largest[read]
         floors = largest >= FLOORS and isinstance(op, Linear)  # Lava's Conv has no shift: it must drop no bits
         return grid(op, layer.weight(op), unit, self._bits[op.name], largest, floors)
-
-    def _output_op(self, layer: Layer, choice: Choice) -> Dequantize:
-        """Real values of the readout's currents, with the float bias."""
-        scale, bias = np.array(1 / choice.scale, np.float32), bias_of(self._graph, layer).astype(np.float32)
-        return Dequantize(name=f"{layer.name}_dequantize", inputs=(layer.name,), scale=scale, bias=bias)
 
     def _later_spikes(self) -> dict[str, F32]:
         """What recurrent edges carry: the spikes of the float network, by the name of their Delay."""
@@ -171,9 +178,15 @@ def _frames(graph: SpikingGraph, x: F32) -> F32:
     return np.ascontiguousarray(x.swapaxes(0, 1))
 
 
-def _input_op(graph: SpikingGraph, x: npt.NDArray[Any]) -> Quantize:
+def _input_op(graph: SpikingGraph, x: npt.NDArray[Any], message_bits: int) -> Quantize:
     """Integers of the input, the largest of the samples at full scale."""
     largest = float(np.abs(x).max())
-    scale = np.array((2**MESSAGE_BITS - 1) / largest if largest > 0 else 1, np.float32)
+    scale = np.array((2**message_bits - 1) / largest if largest > 0 else 1, np.float32)
     name = f"{graph.input.name}_quantize"
-    return Quantize(name=name, inputs=(graph.input.name,), scale=scale, message_bits=MESSAGE_BITS)
+    return Quantize(name=name, inputs=(graph.input.name,), scale=scale, message_bits=message_bits)
+
+
+def _output_op(current: str, scale: float, bias: F64) -> Dequantize:
+    """Real values of the readout's currents, with the float bias."""
+    factor = np.array(1 / scale, np.float32)
+    return Dequantize(name=f"{current}_dequantize", inputs=(current,), scale=factor, bias=bias.astype(np.float32))
