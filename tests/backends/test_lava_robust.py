@@ -196,6 +196,17 @@ print(int(lava.run(graph, np.ones((500, 1)), patience=1).output.sum()))
     assert program.returncode == 0
 
 
+def test_only_looks_count_as_waiting():
+    """A gap between two looks, in which this process did not run either, counts as a short one."""
+    waited = lava_runtime._Patience()
+    waited.idle(1)
+    time.sleep(0.5)
+    assert waited.idle(1) == lava_runtime.BLINK
+    time.sleep(0.01)
+    assert lava_runtime.BLINK < waited.idle(1) <= 2 * lava_runtime.BLINK
+    assert waited.idle(2) == 0
+
+
 def test_fifty_runs_in_one_interpreter_leave_nothing(small, segments):
     def resident():
         return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
