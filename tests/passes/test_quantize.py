@@ -338,8 +338,27 @@ def test_recurrent_delayed_and_pooled_spikes_pass_through():
     x = maps(60, T=6)
     found = quantize(net, x[:16])
     assert [layer.name for layer in found.layers] == ["lif1", "lif2", "out"]
+    on_its_own = mismatches(net, found.graph, x[:16])
+    assert [layer.neuron.mismatches for layer in found.layers[:2]] == [on_its_own["lif1"], on_its_own["lif2"]]
     wrong, spikes = mismatches(net, found.graph, x), spikes_of(net, x)
     assert all(wrong[name] <= 0.02 * spikes[name].size for name in wrong)
+
+
+@pytest.mark.parametrize("coding", ["host", "graded"])
+def test_the_report_is_what_running_both_networks_gives(coding):
+    """Mismatches and rates of the pass, which runs layer by layer in float32, against the NumPy reference."""
+    net, x = rmp_deploy.load(DIGITS), data.load("digits").x[:12]
+    found = quantize(net, x, input_coding=coding)
+    wrong, spikes = mismatches(found.float_graph, found.graph, x), spikes_of(found.graph, x)
+    in_floats = spikes_of(net, x)
+    for layer in found.layers:
+        if layer.neuron is not None:
+            assert layer.neuron.compared == spikes[layer.name].size
+            assert layer.neuron.mismatches == wrong[layer.name]
+            assert layer.neuron.rate == pytest.approx(spikes[layer.name].mean())
+            assert layer.neuron.rate_float == pytest.approx(in_floats[layer.name].mean())
+    readouts = [rmp_deploy.run(graph, x, "reference").output for graph in (net, found.graph)]
+    assert np.abs(readouts[0] - readouts[1]).mean() < 0.3 * np.abs(readouts[0]).mean()
 
 
 def test_wraps_and_saturations_are_counted():

@@ -26,6 +26,7 @@ from rmp_deploy.passes.quantize.steps import F32, LoihiRun, Run
 from rmp_deploy.passes.quantize.weights import Grid, candidates
 
 JUDGED = 4  # candidates that are run
+PARTS = (0.0, 1.0, 0.5)  # of a shift of the biases that are tried
 NEURONS = 2**17  # about so many are run to judge a candidate, of one sample at least
 
 
@@ -94,21 +95,27 @@ def judged_samples(current: F32) -> int:
 def corrected(choice: Choice, current: F32, target: Target) -> tuple[Choice, LoihiRun | None]:
     """The choice with all or half of `_shift` in its biases, or none: whatever makes the fewest spikes mismatch.
 
-    `current` is the integer network's, of all samples. Also returned is the run of the neurons on it.
+    A shift found on every other sample is judged on the others, and the other way round: few samples of a small layer
+    would else have their noise fitted. `current` is the integer network's, of all samples. Also returned is the run of
+    the neurons on it.
     """
-    if choice.neurons is None or target.run is None:
+    given, run = choice.neurons, target.run
+    if given is None or run is None:
         return choice, None
-    shift, best = _shift(current, target, choice.scale), None
-    for part in (0.0, 1.0, 0.5):
-        neurons = (
-            with_bias(choice.neurons, choice.neurons.bias + part * shift, choice.scale) if part else choice.neurons
-        )
-        run = steps.loihi_lif(neurons.op, current)
-        mismatches = int((run.spikes != target.run.spikes).sum())
-        if best is None or mismatches < best[0]:
-            best = mismatches, neurons, run
-    assert best is not None
-    return replace(choice, neurons=best[1]), best[2]
+    every_other = slice(0, None, 2), slice(1, None, 2)
+    mismatches = dict.fromkeys(PARTS, 0)
+    for fitted, judged in (every_other, every_other[::-1]) if current.shape[1] > 1 else ():
+        shift = _shift(current[:, fitted], target.current[:, fitted], choice.scale)
+        for part in PARTS:
+            neurons = with_bias(given, given.bias + part * shift, choice.scale)
+            found = steps.loihi_lif(neurons.op, current[:, judged])
+            mismatches[part] += int((found.spikes != run.spikes[:, judged]).sum())
+    part = min(PARTS, key=lambda part: mismatches[part])
+    if part:
+        bias = given.bias + part * _shift(current, target.current, choice.scale)
+        choice = replace(choice, neurons=with_bias(given, bias, choice.scale))
+    assert choice.neurons is not None
+    return choice, steps.loihi_lif(choice.neurons.op, current)
 
 
 def current_of(layer: Layer, synapses: Sequence[LoihiLinear | LoihiConv2d], reads: Mapping[str, F32]) -> F32:
@@ -132,13 +139,13 @@ def _join(layer: Layer, values: dict[str, F32]) -> F32:
     return values[layer.current]
 
 
-def _shift(current: F32, target: Target, scale: float) -> F64:
+def _shift(current: F32, wanted: F32, scale: float) -> F64:
     """The mean error of each channel's current, as a bias: (C, 1, 1) or (N,), in float units times the gain.
 
     Rounded weights, and what the layers before send too much or too little of, move the mean of a current.
     """
     over = (0, 1, *range(3, current.ndim))  # all but the channels
-    error = (target.current - current / np.float32(scale)).mean(axis=over, dtype=np.float64)
+    error = (wanted - current / np.float32(scale)).mean(axis=over, dtype=np.float64)
     return error.reshape(-1, *(1,) * (current.ndim - 3))  # type: ignore[no-any-return]
 
 
@@ -149,7 +156,7 @@ def _error(neurons: Neurons | None, current: F32, target: Target, scale: float) 
     """
     if neurons is None or target.run is None:
         return 0, _mean_square(current / np.float32(scale), target.current)
-    neurons = with_bias(neurons, neurons.bias + _shift(current, target, scale), scale)
+    neurons = with_bias(neurons, neurons.bias + _shift(current, target.current, scale), scale)
     run = steps.loihi_lif(neurons.op, current)
     mismatches = int((run.spikes != target.run.spikes).sum())
     return mismatches, _mean_square(run.u / np.float32(scale * STATE_UNITS), target.run.u)
