@@ -81,7 +81,10 @@ def identity(name: str, value: str, shape: Shape, loihi: bool) -> Op:
 
 
 def forgetful(name: str, current: str, loihi: bool) -> Op:
-    """Neurons without a memory that fire where `current` is 1 or more: the current of spikes through weights of 1."""
+    """Neurons without a memory that fire where `current` is 1 or more: the current of spikes through weights of 1.
+
+    Their v is 0 after every step, so that any decay of it means the same; this one says it.
+    """
     if loihi:
         du, dv, vth = (np.array(value, np.int32) for value in (4095, 4096, 0))
         return LoihiLIF(name=name, inputs=(current,), du=du, dv=dv, vth=vth)
