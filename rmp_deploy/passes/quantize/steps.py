@@ -14,9 +14,11 @@ import numpy.typing as npt
 
 from rmp_deploy.ir import reference, reference_loihi
 from rmp_deploy.ir.ops import LIF, Conv1d, Conv2d, CubaLIF, Delay, Linear, LoihiConv2d, LoihiLIF, LoihiLinear, Op
+from rmp_deploy.ir.ops.loihi import STATE_SHIFT
 
 F32 = npt.NDArray[np.float32]
 STATE_LIMIT = reference_loihi.STATE_LIMIT
+ONE = 1 << reference_loihi.DECAY_SHIFT  # a decay of 1
 
 
 @dataclass(frozen=True)
@@ -90,11 +92,11 @@ def loihi_lif(op: LoihiLIF, current: F32) -> LoihiRun:
     v = i = np.zeros(current.shape[1:], np.int64)
     spikes, u = np.empty_like(current), np.empty_like(current)
     wraps = saturations = 0
-    keeps = bool((op.du < 4095).any())  # else no current is left for the next step
+    left = ONE - 1 - op.du.astype(np.int64)  # of a current in the next step, in 1/4096
     for t, x in enumerate(current.astype(np.int64)):
-        unwrapped = x << 6
-        if keeps:
-            unwrapped = unwrapped + np.trunc(i * (4095 - op.du) / 4096).astype(np.int64)
+        unwrapped = x << STATE_SHIFT
+        if left.any():
+            unwrapped = unwrapped + np.trunc(i * left / ONE).astype(np.int64)
         spikes[t], v, i, after = reference_loihi.loihi_lif(op, x, v, i)
         u[t] = after
         wraps += int((unwrapped != i).sum())
@@ -115,7 +117,7 @@ def _each_step(compute: Callable[..., Any], *xs: F32) -> F32:
 def _convolve(op: Any, x: F32, weight: F32) -> F32:
     """Cross-correlation [B, C, H, W] -> [B, C_out, H', W'] as one matrix product per sample (and group)."""
     if weight.ndim == 3:  # Conv1d is one of height 1
-        whole = Conv2dGeometry((1, *op.stride), (0, *op.padding), (1, *op.dilation), op.groups)
+        whole = _Geometry((1, *op.stride), (0, *op.padding), (1, *op.dilation), op.groups)
         return _convolve(whole, x[:, :, None], weight[:, :, None])[:, :, 0]
     c_out, c_group, kh, kw = weight.shape
     (sh, sw), (ph, pw), (dh, dw) = op.stride, op.padding, op.dilation
@@ -132,7 +134,9 @@ def _convolve(op: Any, x: F32, weight: F32) -> F32:
 
 
 @dataclass(frozen=True)
-class Conv2dGeometry:
+class _Geometry:
+    """Of a 2-D convolution."""
+
     stride: tuple[int, ...]
     padding: tuple[int, ...]
     dilation: tuple[int, ...]
