@@ -110,15 +110,15 @@ def parity_float(quick: bool) -> dict[str, object]:
     return {"rungs": rungs, "holds": holds}
 
 
-def calibrated(name: str) -> nn.Module:
-    """The network with random weights and the BatchNorm statistics of one random batch, in eval mode."""
+def calibrated(name: str, x: np.ndarray | None = None) -> nn.Module:
+    """The network with random weights and the BatchNorm statistics of `x`, or of one random batch, in eval mode."""
     torch.manual_seed(0)
     model = NETWORKS[name](T=T)
     for layer in model.modules():
         if isinstance(layer, nn.BatchNorm2d):
             layer.momentum = None  # of this batch alone
     with torch.no_grad():
-        model.train()(torch.rand(BATCH, *SHAPE))
+        model.train()(torch.rand(BATCH, *SHAPE) if x is None else torch.from_numpy(x))
     return model.eval()
 
 
