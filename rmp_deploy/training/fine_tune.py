@@ -38,7 +38,7 @@ def fine_tune(
     module: nn.Module,
     samples: Samples,
     epochs: int,
-    lr: float = 2e-3,
+    lr: float = 5e-4,
     batch: int = 64,
     seed: int = 0,
     threads: int = 1,
