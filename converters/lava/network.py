@@ -16,14 +16,15 @@ from rmp_deploy.converters.lava.readout import Readout, Recording, recorded_valu
 from rmp_deploy.converters.lava.refusals import check
 from rmp_deploy.converters.lava.synapse import F64, SYNAPSES, bias
 from rmp_deploy.converters.lava.wiring import lava_shape, links, summands
+from rmp_deploy.errors import RmpDeployError
 from rmp_deploy.ir.graph import SpikingGraph
 from rmp_deploy.ir.integers import SYNAPSES as LOIHI_SYNAPSES
-from rmp_deploy.ir.ops import LI, CubaLIF, LoihiLIF, Op, Quantize, Shape
+from rmp_deploy.ir.ops import LI, CubaLIF, LoihiLIF, Op, Shape
 from rmp_deploy.ir.reference import STATELESS
 from rmp_deploy.ir.trace import Record
 from rmp_deploy.passes.balance_latency import balance_latency
 from rmp_deploy.passes.depths import depths
-from rmp_deploy.passes.paths import parts
+from rmp_deploy.passes.paths import host_values, parts
 
 
 @dataclass(frozen=True)
@@ -57,7 +58,7 @@ def build(
     v = {name: making.membrane(name) for name in recorded if "v" in record}
     readout = making.readout(spikes)
     return Network(
-        source=next(iter(making.neurons.values())),
+        source=making.whole(),
         run_cfg=_run_cfg(making.fixed, fast=fast),
         n_steps=making.n_steps,
         readout=readout,
@@ -73,9 +74,9 @@ class _Making:
         self.graph, self.x, self.files = graph, x, files
         self.depth = depths(graph)
         self.n_steps = len(x) * graph.T + max(self.depth.values())
-        self.fixed = {op.name for op in graph.ops if isinstance(op, (*LOIHI_SYNAPSES, LoihiLIF, Quantize))}
-        if graph.input.message_bits is not None:
-            self.fixed.add(graph.input.name)
+        self.fixed = {op.name for op in graph.ops if isinstance(op, (*LOIHI_SYNAPSES, LoihiLIF))}
+        self.host = host_values(graph)
+        self.fixed |= self.host & graph.integers.keys()
         self.sources: dict[tuple[str, int], Any] = {}
         read = parts(graph)
         self.synapses = {op.name: links(graph, op, read[op.inputs[0]]) for op in graph.of_type(*SYNAPSES)}
@@ -99,6 +100,19 @@ class _Making:
         for name, process in self.neurons.items():
             for port in self._current(self.graph.by_name[name].inputs[0], process.a_in.shape, self.depth[name]):
                 port.connect(process.a_in)
+
+    def whole(self) -> Any:
+        """A process that all others are connected with: Lava runs no others, and their recordings would stay 0."""
+        from lava.magma.compiler.compiler_graphs import find_processes
+
+        first, *others = self.neurons.values()
+        found = set(find_processes(first))
+        others += [port.process for ports in self.outputs.values() for port in ports]
+        for process in others:
+            if process not in found:
+                what = f"Lava process '{process.name}': not connected with '{first.name}', allowed one network"
+                raise RmpDeployError(f"{what}. Run the pieces as two networks.")
+        return first
 
     def sink(self, name: str) -> Recording:
         """Record the spikes of a neuron op, or the current of a synapse op."""
@@ -156,13 +170,15 @@ class _Making:
     def _bias(self, value: str) -> F64:
         """The biases of all synapses that a current sums, in the shape that it has in the graph."""
         shape = self.graph.shapes[value]
-        of_synapses = [self.graph.by_name[name] for name in summands(self.graph, value) if name in self.synapses]
+        of_synapses = [
+            self.graph.by_name[name] for name in summands(self.graph, value, self.host) if name in self.synapses
+        ]
         return sum((bias(op, self.graph.shapes[op.name]).reshape(shape) for op in of_synapses), start=np.zeros(shape))
 
     def _current(self, value: str, shape: tuple[int, ...], depth: int) -> list[Any]:
         """The ports that send the summands of a current, in Lava's `shape`."""
         found = []
-        for name in summands(self.graph, value):
+        for name in summands(self.graph, value, self.host):
             ports = self.outputs[name] if name in self.outputs else [self._port(name, depth)]
             for port in ports:
                 if port.shape == shape:

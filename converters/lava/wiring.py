@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 
 from rmp_deploy.ir.graph import SpikingGraph
@@ -59,13 +59,13 @@ def links(graph: SpikingGraph, op: Op, parts: Iterable[Part]) -> list[Link]:
     ]
 
 
-def summands(graph: SpikingGraph, value: str) -> list[str]:
-    """The synapses, or values of the host, that a current is the sum of, through Add and Flatten."""
+def summands(graph: SpikingGraph, value: str, host: Collection[str]) -> list[str]:
+    """The synapses, or values of the `host`, that a current is the sum of, through Add and Flatten."""
     found, waiting = [], [value]
     while waiting:
         name = waiting.pop()
         op = graph.by_name.get(name)
-        if isinstance(op, Add | Flatten):
+        if isinstance(op, Add | Flatten) and name not in host:
             waiting += op.inputs
         else:
             found.append(name)

@@ -281,6 +281,20 @@ def test_graded_input_is_quantized_by_the_host_and_the_readout_is_dequantized():
     agree(net.graph(encoding="direct", rule="mean"), net.samples(6, encoding="direct"), alive=False)
 
 
+@pytest.mark.parametrize("quantized_first", [True, False])
+def test_graded_input_may_be_flattened_before_or_behind_quantize(quantized_first):
+    net = Layers(13, (1, 3, 4), loihi=True)
+    scale = {"scale": np.float32(31), "message_bits": 5}
+    if quantized_first:
+        flat = net.add(Flatten(name="flat", inputs=(net.add(Quantize(name="q", inputs=("x",), **scale)),)))
+    else:
+        flat = net.add(Quantize(name="q", inputs=(net.add(Flatten(name="flat", inputs=("x",))),), **scale))
+    net.layer("lif", flat, 6)
+    net.neurons("direct", flat)
+    net.layer("out", "lif", 3)
+    agree(net.graph(encoding="direct"), net.samples(6, encoding="direct"), alive=False)
+
+
 def test_a_matrix_of_few_weights_is_lavas_sparse():
     from lava.proc.sparse.process import Sparse
 
