@@ -362,6 +362,46 @@ def test_the_bounds_of_integer_networks_hold_for_every_input(seed):
         assert not trace.spikes[finding.op][..., silent].any()
 
 
+def test_a_current_that_wraps_once_and_stays_out_of_24_bits_makes_its_neuron_fire():
+    """Above 3 * 2^23 it is still above every threshold, though it has wrapped: not a silent neuron."""
+    g = graph(
+        loihi_linear("fc", "x", np.full((1, 2000), 254)),
+        loihi_lif("out", "fc", dv=4096, vth=131_071, bias_mant=np.int32(-4096), bias_exp=np.int32(7)),
+        shape=(2000,),
+    )
+    x = np.zeros((1, 3, 2000))
+    x[..., :1800] = 1
+    trace = reference.run(g, x, ("u", "spikes"))
+    assert trace.spikes["out"].all()
+    assert list(silent_neurons(g)) == []
+    assert trace.u["out"].max() <= largest_u(g)["out"]
+
+
+def test_the_current_that_wraps_at_the_lowest_of_24_bits_is_no_silent_neuron():
+    """-2^23 is the one that turns to +2^23."""
+    g = graph(loihi_linear("fc", "x", np.full((1, 512), -256)), loihi_lif("out", "fc", vth=131_071), shape=(512,))
+    assert reference.run(g, np.ones((1, 3, 512)), ("spikes",)).spikes["out"].all()
+    assert list(silent_neurons(g)) == []
+
+
+@pytest.mark.parametrize("seed", range(40))
+def test_the_bounds_hold_for_currents_that_wrap_in_24_and_32_bits(seed):
+    """Graded inputs and weights so large that currents leave 24 bits at a step and, where they are kept, int32."""
+    rng = np.random.default_rng(seed)
+    T, size = 12, int(rng.choice([1, 6, 127]))
+    weight = 2 * rng.integers(-1 if seed % 2 else 0, 128, (3, 2))
+    neuron = {"du": int(rng.choice([-1, 1000, 4095])), "dv": int(rng.integers(0, 4097)), "vth": 131_071}
+    bias = {"bias_mant": np.int32(rng.choice([-4096, 4095])), "bias_exp": np.int32(7)}
+    ops = loihi_linear("fc", "x", weight, weight_exp=7), loihi_lif("out", "fc", **neuron, **bias)
+    g = graph(*ops, bits=7, T=T)
+    x = rng.choice([-size, 0, size], (300, T, 2))
+    x[:3] = np.array([-size, size, 0])[:, None, None]
+    u = reference.run(g, x, ("u",)).u["out"]
+    ((_, reach),) = reaches(g)
+    assert (u.min(axis=(0, 1)) >= reach.u[0]).all()
+    assert (u.max(axis=(0, 1)) <= reach.u[1]).all()
+
+
 def test_the_bounds_of_one_integer_layer_are_reached():
     """Without decay and bias, by the input that each neuron wants."""
     g = integers([[20, 40], [20, -60]], dv=0, T=3, vth=131_071)
