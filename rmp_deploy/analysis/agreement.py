@@ -11,9 +11,11 @@ from dataclasses import dataclass
 import numpy as np
 
 from rmp_deploy.errors import RmpDeployError
+from rmp_deploy.ir.digest import QUANTIZED_FROM, digest
 from rmp_deploy.ir.graph import SpikingGraph
-from rmp_deploy.ir.ops import LoihiConv2d, LoihiLIF, LoihiLinear, Quantize
+from rmp_deploy.ir.ops import Dequantize, LoihiConv2d, LoihiLIF, LoihiLinear, Quantize
 from rmp_deploy.ir.trace import Trace
+from rmp_deploy.passes.fold_batchnorm import fold_batchnorm
 
 
 @dataclass(frozen=True)
@@ -86,10 +88,11 @@ def input_coding(graph: SpikingGraph) -> str | None:
 
 
 def check_pair(graph: SpikingGraph, quantized: SpikingGraph) -> None:
-    """Raise RmpDeployError unless `quantized` can be the integer form of `graph`.
+    """Raise RmpDeployError unless `quantized` was made of `graph`.
 
-    The one holds none of Loihi's integer ops, the other some. Both have the same T, samples, readout rule, outputs, and
-    spiking neurons of the same names and shapes.
+    The one holds none of Loihi's integer ops, the other some. Both have the same T, samples, readout, outputs, and
+    spiking neurons of the same names and shapes; and the digest of `graph`, parameters and all, stands in the
+    provenance of `quantized`, where `passes.quantize` put it.
     """
     if is_integer(graph):
         raise _refused("float", graph, "ops", "Loihi's integers", "real values")
@@ -100,13 +103,21 @@ def check_pair(graph: SpikingGraph, quantized: SpikingGraph) -> None:
         if ours.get(what) != theirs.get(what):
             found, wanted = (of.get(what, "none") for of in (theirs, ours))
             raise _refused("quantized", quantized, what, found, f"{wanted} as in the float graph '{graph.name}'")
+    made_of, wanted = quantized.provenance.get(QUANTIZED_FROM), digest(graph)
+    if made_of != wanted:
+        found = "not stated" if made_of is None else f"sha256 {made_of[:12]!r}"
+        allowed = f"sha256 '{wanted[:12]}', the float graph '{graph.name}' with its parameters"
+        raise _refused("quantized", quantized, QUANTIZED_FROM, found, allowed)
 
 
 def _facts(graph: SpikingGraph) -> dict[str, object]:
+    readout = fold_batchnorm(graph).readout  # as a network is before it is quantized
+    read = graph.by_name.get(readout.value)
     return {
         "T": graph.T,
-        "input": (*graph.input.shape, graph.input.encoding),
-        "readout": graph.readout.rule,
+        "input": f"{graph.input.shape}, {graph.input.encoding}",
+        "message_bits": graph.input.message_bits,
+        "readout": f"{readout.rule} of '{read.inputs[0] if isinstance(read, Dequantize) else readout.value}'",
         "outputs": int(np.prod(graph.shapes[graph.readout.value])),
         **{f"neurons '{op.name}'": graph.shapes[op.name] for op in graph.spiking},
     }

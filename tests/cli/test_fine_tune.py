@@ -11,6 +11,7 @@ import pytest
 import rmp_deploy
 from rmp_deploy import backends
 from rmp_deploy.cli import main
+from rmp_deploy.ir.digest import QUANTIZED_FROM, digest
 from rmp_deploy.ir.graph import Input, Readout, SpikingGraph
 from rmp_deploy.ir.ops import LIF, Flatten, Linear
 from rmp_deploy.passes.quantize import quantize
@@ -58,6 +59,8 @@ def test_the_file_holds_the_tuned_network_and_the_report_both(untrained, tmp_pat
     assert tuning["kept"] == int(np.argmin(losses)) > 0
     assert min(losses) < 0.95 * losses[0]
     assert after.provenance["fine-tuned"] == f"{tuning['kept']} epochs in integers on 360 samples of some"
+    assert after.provenance[QUANTIZED_FROM] == digest(rmp_deploy.load(untrained))
+    assert main(["verify", untrained, "--quantized", out, "--data", some, "--backend", "onnxruntime"]) == 0
     assert main(["verify", out, "--self"]) == 0
 
 

@@ -12,7 +12,9 @@ import pytest
 from rmp_deploy import backends
 from rmp_deploy.cli import main, verify
 from rmp_deploy.ir import onnx_io
-from rmp_deploy.ir.ops import LIF, LoihiConv2d
+from rmp_deploy.ir.digest import QUANTIZED_FROM, digest
+from rmp_deploy.ir.ops import LIF, BatchNorm, LoihiConv2d
+from rmp_deploy.passes.quantize import quantize
 
 RECORD = ("spikes", "v")
 ORT = ("--backend", "onnxruntime")
@@ -24,7 +26,8 @@ def files(tmp_path, convnet, quantized, images):
     graph = convnet()
     x = images(12)
     onnx_io.save(graph, tmp_path / "net.onnx", golden=x[:2])
-    onnx_io.save(quantized(graph), tmp_path / "int.onnx", golden=x[:2])
+    made_of = {QUANTIZED_FROM: digest(graph)}
+    onnx_io.save(replace(quantized(graph), provenance=made_of), tmp_path / "int.onnx", golden=x[:2])
     labels = backends.run(graph, x, "reference").predictions()
     labels[0] = (labels[0] + 1) % 5
     np.savez(tmp_path / "x.npz", x=x, y=labels)
@@ -224,6 +227,11 @@ def narrower(graph):
     return replace(graph, ops=tuple(changed.get(op.name, op) for op in graph.ops))
 
 
+def fewer_classes(graph):
+    *ops, fc, output = graph.ops
+    return replace(graph, ops=(*ops, replace(fc, weight=fc.weight[:4]), replace(output, bias=output.bias[:4])))
+
+
 OTHERS = {
     "T": (
         lambda g: replace(g, T=7),
@@ -239,11 +247,30 @@ OTHERS = {
     ),
     "readout": (
         lambda g: replace(g, readout=replace(g.readout, rule="sum")),
-        "quantized graph 'convnet-int': readout = sum, allowed mean as in the float graph 'convnet'.",
+        "quantized graph 'convnet-int': readout = sum of 'fc', allowed mean of 'fc' as in the float graph 'convnet'.",
+    ),
+    "readout value": (
+        lambda g: replace(g, readout=replace(g.readout, value="lif1")),
+        "quantized graph 'convnet-int': readout = mean of 'lif1', allowed mean of 'fc' as in the float graph "
+        "'convnet'.",
     ),
     "outputs": (
-        lambda g: replace(g, readout=replace(g.readout, value="lif1")),
-        "quantized graph 'convnet-int': outputs = 256, allowed 5 as in the float graph 'convnet'.",
+        fewer_classes,
+        "quantized graph 'convnet-int': outputs = 4, allowed 5 as in the float graph 'convnet'.",
+    ),
+    "message_bits": (
+        lambda g: replace(g, input=replace(g.input, message_bits=4)),
+        "quantized graph 'convnet-int': message_bits = 4, allowed None as in the float graph 'convnet'.",
+    ),
+    "hand-made": (
+        lambda g: replace(g, provenance={}),
+        "quantized graph 'convnet-int': quantized from = not stated, allowed sha256 'DIGEST', the float graph "
+        "'convnet' with its parameters.",
+    ),
+    "provenance": (
+        lambda g: replace(g, provenance={QUANTIZED_FROM: "a line\nand another"}),
+        "quantized graph 'convnet-int': quantized from = sha256 'a line\\nand a', allowed sha256 'DIGEST', the float "
+        "graph 'convnet' with its parameters.",
     ),
     "arithmetic": (None, "quantized graph 'convnet': ops = real values, allowed Loihi's integers."),
 }
@@ -255,7 +282,41 @@ def test_an_integer_file_of_another_network_is_refused(call, files, convnet, cas
     other = convnet() if change is None else change(onnx_io.load(files / "int.onnx"))
     onnx_io.save(other, files / "other.onnx")
     code, text = call("net.onnx", "--quantized", "other.onnx", *ORT)
+    message = message.replace("DIGEST", digest(convnet())[:12])
     assert (code, text) == (2, f"error: {message} Give a float file and the file quantized from it.\n")
+
+
+def test_an_integer_file_of_a_network_with_other_weights_is_refused(call, files, convnet, images):
+    graph = convnet()
+    weight = graph.by_name["conv2"].weight.copy()
+    weight[3, 1, 2, 2] = np.nextafter(weight[3, 1, 2, 2], np.float32(np.inf))  # the least that another training changes
+    ops = (replace(op, weight=weight) if op.name == "conv2" else op for op in graph.ops)
+    other = replace(graph, ops=tuple(ops), provenance={"made by": "another"})
+    for made_of, result in ((graph, 0), (other, 2)):
+        onnx_io.save(quantize(made_of, images(4)).graph, files / "other.onnx")
+        code, text = call("net.onnx", "--quantized", "other.onnx", *ORT, "--samples", "2")
+        assert code == result
+    assert f"quantized from = sha256 '{digest(other)[:12]}', allowed sha256 '{digest(graph)[:12]}'" in text
+    assert text.count("\n") == 1
+
+
+def test_both_files_may_have_been_saved_again_since(call, files, images):
+    """Under another name, with dt, golden samples and a word of where they came from."""
+    for name in ("net.onnx", "int.onnx"):
+        graph = onnx_io.load(files / name)
+        again = replace(graph, name="again", dt=1e-3, provenance={**graph.provenance, "saved by": "someone"})
+        onnx_io.save(again, files / name, golden=images(1))
+    assert call("net.onnx", "--quantized", "int.onnx", *ORT, "--samples", "2")[0] == 0
+
+
+def test_the_readout_of_a_network_with_a_batchnorm_behind_it(call, files, convnet, images):
+    graph = convnet()
+    norm = BatchNorm(name="bn", inputs=("fc",), gamma=np.full(5, 1.5), beta=np.ones(5), mean=np.zeros(5),
+                     var=np.ones(5), eps=1e-5)  # fmt: skip
+    graph = replace(graph, ops=(*graph.ops, norm), readout=replace(graph.readout, value="bn"))
+    onnx_io.save(graph, files / "net.onnx")
+    onnx_io.save(quantize(graph, images(4)).graph, files / "int.onnx")
+    assert call("net.onnx", "--quantized", "int.onnx", *ORT, "--samples", "2")[0] == 0
 
 
 def test_what_does_not_go_together_is_one_line(call):

@@ -25,6 +25,7 @@ import numpy.typing as npt
 
 from rmp_deploy.errors import RmpDeployError
 from rmp_deploy.ir import reference
+from rmp_deploy.ir.digest import QUANTIZED_FROM, digest
 from rmp_deploy.ir.graph import SpikingGraph
 from rmp_deploy.ir.ops import Delay, Flatten
 from rmp_deploy.ir.ops.loihi import WEIGHT_BITS
@@ -56,7 +57,7 @@ class Quantized:
     """An integer network and what it cost.
 
     Attributes:
-        graph: the network in Loihi's integers.
+        graph: the network in Loihi's integers; its provenance holds the digest of the graph that was quantized.
         float_graph: the network that it was made of, pools and BatchNorm folded, with identity synapses: op for op.
         input_coding: how samples reach Loihi: ``host`` (the first synapses and neurons stay real-valued), ``graded``
             (a Quantize makes integers of them), ``spikes`` or ``integers`` (they are that already).
@@ -117,6 +118,7 @@ def quantize(
         if on_layer is not None:
             on_layer(calibration.results, len(layers))
     integer, results = calibration.graph(), tuple(calibration.results)
+    integer = replace(integer, provenance={**integer.provenance, QUANTIZED_FROM: digest(graph)})
     if any(isinstance(op, Delay) for op in folded.ops):
         results = _running_free(folded, integer, x, results)
     return Quantized(integer, folded, coding, len(x), results)
