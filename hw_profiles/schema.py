@@ -36,7 +36,7 @@ class Term(NamedTuple):
 
 
 class LimitKind(NamedTuple):
-    """What a limit counts, what it is a limit of, and the least value that it can have."""
+    """What a limit counts, what it is a limit of, and the least value that it can have; `MOST_BITS` for bits."""
 
     unit: str
     scope: Extent
@@ -81,6 +81,7 @@ LIMITS: dict[str, LimitKind] = {
 PER_JOULE: dict[str, float] = {"J": 1.0, "nJ": 1e9, "pJ": 1e12, "fJ": 1e15}
 ABSENT = "not in the profile"
 MAX_VALUE = 1e15  # also keeps NaN and infinity out
+MOST_BITS = 64  # a machine word: what is computed from them stays a number
 MAX_BYTES = 1 << 16  # a profile is a few pages of text: anything larger is the wrong file
 
 
@@ -275,8 +276,9 @@ def _limit(where: str, raw: Mapping[str, object], kind: LimitKind) -> Limit:
         if raw[key] != allowed:
             raise _bad(where, f"{key} = {_show(raw[key])}", allowed, "Convert the value")
     value, evidence = raw["value"], raw["evidence"]
-    if isinstance(value, bool) or not isinstance(value, int) or not kind.least <= value <= MAX_VALUE:
-        allowed = f'an integer >= {kind.least}, or "unknown" with a why'
+    most = MOST_BITS if kind.unit == "bit" else MAX_VALUE
+    if isinstance(value, bool) or not isinstance(value, int) or not kind.least <= value <= most:
+        allowed = f'an integer >= {kind.least} and <= {most:g}, or "unknown" with a why'
         raise _bad(where, f"value = {_show(value)}", allowed, "Correct it")
     if evidence not in get_args(Origin):
         raise _bad(where, f"evidence = {_show(evidence)}", " or ".join(get_args(Origin)), "Choose one")
@@ -302,9 +304,11 @@ def _table(where: str, raw: object) -> Mapping[str, object]:
 
 
 def _text(where: str, key: str, raw: object) -> str:
-    if not isinstance(raw, str) or not raw.strip():
-        raise _bad(where, f"{key} = {_show(raw)}", "a text that is not empty", "Write one")
-    return " ".join(raw.split())
+    """The text on one line; what a terminal would obey instead of print is refused."""
+    text = " ".join(raw.split()) if isinstance(raw, str) else ""
+    if not text or not text.isprintable():
+        raise _bad(where, f"{key} = {_show(raw)}", "a text that is not empty, of printable characters", "Write one")
+    return text
 
 
 def _keys(

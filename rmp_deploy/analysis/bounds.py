@@ -165,16 +165,16 @@ def _loihi_lif(op: LoihiLIF, T: int, x: F64) -> Reach:
     """Decays truncate toward zero, so that a state is nowhere farther from it than without. Between spikes v is at most
     the threshold, so that u is at most what is left of that and one step's current.
 
-    A current that can wrap can have either sign. It wraps once: beyond 3 * 2^23 it stays out of 24 bits. Where steps add
-    up to more than int32, it can be all that is left of int32 when it wraps once.
+    A current that can wrap can have either sign. It wraps once: beyond 3 * 2^23 it stays out of 24 bits. Where steps
+    add up to more than int32, it can be all that is left of int32 when it wraps once.
     """
     current = _leak(1 - (op.du + 1) / DECAY_UNIT, T, x * STATE_UNIT)
     wraps = (current[0] <= -STATE_LIMIT) | (current[1] > STATE_LIMIT)
     largest = np.abs(current).max(axis=0)
     left = np.maximum(np.minimum(largest, INT32_LIMIT) - 2 * STATE_LIMIT, STATE_LIMIT)
-    current = np.where(wraps, [-largest, largest], current)
-    kept = np.where(wraps, [-left, left], current)
-    decay, step = 1 - op.dv / DECAY_UNIT, kept + op.bias
+    current = np.where(wraps, np.stack([-largest, largest]), current)
+    kept: F64 = np.where(wraps, np.stack([-left, left]), current)
+    decay, step = 1 - op.dv / DECAY_UNIT, kept + op.bias.astype(np.float64)
     u = _leak(decay, T, step)
     u[1] = np.minimum(u[1], decay * np.maximum(op.threshold, 0) + step[1])
     return Reach(current, u)

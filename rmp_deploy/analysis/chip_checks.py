@@ -103,7 +103,8 @@ def weights(profile: HardwareProfile, graph: SpikingGraph) -> Iterator[Finding]:
         if synapse.name in host or not isinstance(synapse, Linear | Conv1d | Conv2d):
             continue
         size, used = np.abs(synapse.weight), min(bits, 8)
-        lost = int(np.count_nonzero((size > 0) & (size < size.max() / (2**used - 2))))
+        smallest = size.max() / max(2, 2**used - 2)  # half a step; of one bit, half the only weight
+        lost = int(np.count_nonzero((size > 0) & (size < smallest)))
         if lost > LOST_WEIGHTS * size.size:
             what = f"{lost} of {size.size} weights round to 0 in {used} bits beside the largest, {size.max():g}"
             todo = "quantize clips where that helps; look at the outlier"
@@ -120,7 +121,8 @@ def decays(profile: HardwareProfile, graph: SpikingGraph) -> Iterator[Finding]:
     for op in _on_chip(graph, LIF):
         given = {"decay": op.decay} | ({"current_decay": op.current_decay} if isinstance(op, CubaLIF) else {})
         for what, values in given.items():
-            lost = np.abs(values * unit - np.rint(values * unit)).ravel()
+            scaled = np.ldexp(values.astype(np.float64), bits)
+            lost = np.abs(scaled - np.rint(scaled)).ravel()
             if lost.any():
                 value = float(values.flat[int(lost.argmax())])
                 nearest = round(value * unit)
@@ -143,7 +145,7 @@ def registers(profile: HardwareProfile, graph: SpikingGraph) -> Iterator[Finding
         if bias is not None:
             spans["bias_mant"] = (op.bias_mant, -(2 ** (bias - 1)), 2 ** (bias - 1) - 1)
         for name, (values, low, high) in spans.items():
-            if values.min() < low or values.max() > high:
+            if int(values.min()) < low or int(values.max()) > high:
                 what, todo = f"{name} = {values.min()}..{values.max()}", "Quantize it with a smaller scale"
                 yield error("registers", op, op_error(op.kind, op.name, what, f"{low}..{high} [{profile.name}]", todo))
 

@@ -291,6 +291,17 @@ def test_every_check_has_a_case():
     assert reached == set(CHIP_CHECKS)
 
 
+@pytest.mark.parametrize("bits", [1, 64])
+def test_every_width_that_a_profile_can_state_is_checked(bits):
+    """Registers as wide as a machine word, and weights of one bit, of which the smaller half rounds to 0."""
+    profile = chip(**{f"{name}_bits": bits for name in ("weight", "decay", "threshold", "bias", "state")})
+    for g in (floats(decay=0.3), integers(bias_mant=np.int32(-200))):
+        assert {f.check for f in found(g, profile)} <= {"weights", "decay", "registers", "wrap", "saturation", "fit"}
+    wide = floats([[0.001, 0.4], [0.002, 20.0]], v_threshold=0.55)
+    lost = {1: "3 of 4 weights round to 0 in 1 bits", 64: "2 of 4 weights round to 0 in 8 bits"}[bits]
+    assert lost in "".join(said(wide, profile, "weights"))
+
+
 def test_what_is_said_of_quantize_is_what_it_raises():
     for case in (c for c in CASES if c.startswith("quantize")):
         g = CASES[case][0]

@@ -188,6 +188,10 @@ BAD = {
         .replace("2", "-1"),
         r"graded_spike_bits: value = -1, allowed an integer >= 0",
     ),
+    "more bits than a machine word": (
+        GOOD + CORES.replace("cores", "state_bits").replace("core", "bit").replace("chip", "neuron").replace("2", "65"),
+        r"state_bits: value = 65, allowed an integer >= 1 and <= 64",
+    ),
     "limit with a fraction": (GOOD + CORES.replace("2", "2.5"), r"cores: value = 2\.5, allowed an integer"),
     "huge limit": (GOOD + CORES.replace("2", "0x" + "f" * 9000), r"cores: value = .{1,60}, allowed an integer"),
     "limit is a number": (GOOD + "[limits]\ncores = 2\n", r"limits\.cores: value = 2, allowed a table"),
@@ -199,6 +203,7 @@ BAD = {
         )
         for key in ("value", "unit", "scope", "evidence", "source")
     },
+    "a terminal's orders": ('notes = ["\\u001b[2J"]\n' + GOOD, r"notes = '\\x1b\[2J', allowed a text"),
     "strange name": (GOOD + '[uncounted."a\\nb"]\nvalue = "unknown"\nwhy = "w"\n', r"uncounted: name = 'a\\nb'"),
     "not TOML": ("name = = 3", r"not TOML \(.*\)"),
     **{
