@@ -247,6 +247,30 @@ def test_thresholds_per_channel_fold_into_weights_and_bias():
     assert found.layers[0].synapses[0].max_error < 1e-6
 
 
+@pytest.mark.parametrize("current_decay", [None, 0.5])
+def test_channels_with_a_threshold_and_weights_of_other_units_are_the_same_integers(current_decay):
+    """Weights and threshold times k spike as before, whatever k of each channel: the integers must not know k."""
+    rng, k = np.random.default_rng(0), 2.0 ** np.array([0, 4, 8, 14])
+    weight = rng.normal(size=(4, 2, 3, 3)) / 3
+    fc = Linear(name="fc", inputs=("flat",), weight=rng.normal(size=(3, 64)))
+    fire = {"name": "lif", "inputs": ("conv",), "decay": 0.5}
+    made = []
+    for gain in (np.ones(4), k, k[::-1]):
+        th = (0.4 * gain).reshape(4, 1, 1)
+        lif = (
+            LIF(**fire, v_threshold=th)
+            if current_decay is None
+            else CubaLIF(**fire, v_threshold=th, current_decay=current_decay)
+        )
+        conv = Conv2d(name="conv", inputs=("x",), weight=weight * gain.reshape(4, 1, 1, 1), padding=(1, 1))
+        ops = (conv, lif, Flatten(name="flat", inputs=("lif",)), fc)
+        net = SpikingGraph("net", Input("x", (2, 4, 4), "time_series", 0), ops, Readout("fc", "sum"), T=4)
+        made.append(quantize(net, maps()[:8]))
+    assert all(found.graph.ops == made[0].graph.ops for found in made)
+    assert all(found.layers[0].neuron == made[0].layers[0].neuron for found in made)
+    assert made[0].layers[0].neuron.vth >= 1024
+
+
 def test_bits_are_per_layer_and_one_sign_saves_one():
     net, x = residual_net(), maps()
     ops = [replace(op, weight=np.abs(op.weight)) if op.name == "conv" else op for op in net.ops]
@@ -394,6 +418,41 @@ def test_every_integer_stays_within_what_the_graph_allows(coding, bits):
     assert wrong <= (0.02 if bits == 8 else 0.2)
 
 
+@pytest.mark.parametrize("seed", [11, 13])
+def test_weights_that_round_up_together_leave_room_in_24_bits(seed):
+    """All of an output are one magnitude, just above half a level: what is stored sums up to twice the weights."""
+    rng = np.random.default_rng(seed)
+    n = int(rng.choice([6144, 8192, 12288]))
+    weight = np.sign(rng.normal(size=(6, n))) * rng.uniform(0.5, 1.5, (6, 1))
+    ops = (
+        Linear(name="f1", inputs=("x",), weight=weight),
+        LIF(name="lif", inputs=("f1",), decay=0.5, v_threshold=0.3 * np.sqrt(n)),
+    )
+    net = SpikingGraph("wide", Input("x", (n,), "direct"), ops, Readout("lif", "mean"), T=2)
+    found = quantize(net, rng.random((4, n)), int(rng.choice([8, 4, 2])), "graded")
+    assert max(found.graph.integers.values()) < 2**23
+    assert found.layers[0].synapses[0].relative_error < 0.7
+
+
+@pytest.mark.parametrize("coding", ["host", "graded"])
+@pytest.mark.parametrize(
+    ("largest", "said"),
+    [
+        (1e300, "samples for graph 'net': largest |x| = 1e+300, allowed 1e-30..1e+30"),
+        (1e-38, "samples for graph 'net': largest |x| = 1e-38, allowed 1e-30..1e+30"),
+        (1e29, "'conv': largest |conv| = inf"),
+    ],
+)
+def test_numbers_beyond_float32_are_refused_by_name(coding, largest, said):
+    conv = replace(CONV, weight=1e10 * CONV.weight)
+    flat = (Flatten(name="flat", inputs=("lif",)), Linear(name="out", inputs=("flat",), weight=np.ones((2, 16))))
+    net = replace(one(conv, after=flat), input=Input("x", (2, 4, 4), "time_series"))
+    with pytest.raises(RmpDeployError) as error:
+        quantize(net, np.full((2, 2, 2, 4, 4), largest), input_coding=coding)
+    assert said in str(error.value)
+    assert "\n" not in str(error.value)
+
+
 def one(op, *before, shape=(2, 4, 4), after=(), **fire):
     """A net around one op: ``x -> before -> op -> LIF -> after``."""
     last = (*before, op)[-1].name
@@ -413,6 +472,8 @@ REFUSED = [
     (one(CONV, v_reset=-0.5), {}, "LIF 'lif': v_reset = -0.5, allowed 0"),
     (one(CONV, v_threshold=0.0), {}, "LIF 'lif': v_threshold = 0, allowed > 0"),
     (one(CONV, v_threshold=np.linspace(0.1, 0.5, 16).reshape(4, 2, 2)), {}, "v_threshold.shape = (4, 2, 2), allowed"),
+    # by broadcasting one per column, though as many as there are channels
+    (one(CONV, shape=(2, 6, 6), v_threshold=np.linspace(0.1, 0.5, 4)), {}, "v_threshold.shape = (4,), allowed"),
     (one(CONV, after=(LI(name="li", inputs=("lif",), decay=0.5),)), {}, "LI 'li': op = LI"),
     (one(Conv1d(name="c1", inputs=("x",), weight=np.ones((4, 2, 3))), shape=(2, 9)), {}, "Conv1d 'c1': op = Conv1d"),
     (

@@ -127,20 +127,29 @@ def quantize(
 def _message_bits(calibration: Callable[[int], Calibration], graph: SpikingGraph, layers: Sequence[Layer]) -> int:
     """Bits of a graded input: those with which the layers that read it have the fewest mismatching spikes.
 
-    A current has 17 bits for the sum of weights times messages. What messages do not take is left to the weights.
+    A current has 17 bits for the sum of weights times messages. What messages do not take is left to the weights; fewer
+    than 3 bits are tried only where more leave none.
     """
     graded = {graph.input.name}
     graded |= {op.name for op in graph.of_type(Flatten) if op.inputs[0] in graded}
     first = {layer.name for layer in layers if any(op.inputs[0] in graded for op in layer.synapses)}
-    mismatches = {}
-    for bits in range(MESSAGE_BITS, LEAST_MESSAGE_BITS - 1, -1):
-        waiting, mismatches[bits] = set(first), 0
-        for result in calibration(bits).run():
-            if result.name in waiting and result.neuron is not None:
-                mismatches[bits] += result.neuron.mismatches
-            waiting.discard(result.name)
-            if not waiting:
-                break
+    mismatches: dict[int, int] = {}
+    for bits in range(MESSAGE_BITS, 0, -1):
+        if bits < LEAST_MESSAGE_BITS and mismatches:
+            break
+        waiting, wrong = set(first), 0
+        try:
+            for result in calibration(bits).run():
+                if result.name in waiting and result.neuron is not None:
+                    wrong += result.neuron.mismatches
+                waiting.discard(result.name)
+                if not waiting:
+                    break
+        except RmpDeployError:  # messages of so many bits leave no room for weights
+            if bits == 1 and not mismatches:
+                raise
+            continue
+        mismatches[bits] = wrong
     return min(mismatches, key=lambda bits: (mismatches[bits], -bits))
 
 

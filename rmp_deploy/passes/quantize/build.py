@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 import numpy.typing as npt
 
-from rmp_deploy.ir.integers import MAX_INTEGER
+from rmp_deploy.ir.integers import LARGEST, MAX_INTEGER
 from rmp_deploy.ir.ops import CubaLIF, IntArray, Linear, LoihiConv2d, LoihiLIF, LoihiLinear
 from rmp_deploy.ir.ops.loihi import PARAMETER_SPAN, STATE_SHIFT, WEIGHT_EXP
 from rmp_deploy.passes.quantize.layers import F64, Layer
@@ -64,6 +64,20 @@ def hold(grids: Sequence[Grid], scale: float, kept: float) -> Held:
     """The weights nearest to ``scale * weight``, with room for `kept` of the largest."""
     exponents = tuple(g.exponent(scale, kept) for g in grids)
     return Held(tuple(g.stored(scale, e) for g, e in zip(grids, exponents, strict=True)), exponents)
+
+
+def largest_sum(layer: Layer, grids: Sequence[Grid], held: Held) -> int:
+    """The largest integer that the layer's currents can reach, for any input.
+
+    `octave` bounds the sums of the weights themselves; rounded, those that all are about half a level sum up to more.
+    """
+    known: dict[str, int] = {}
+    for op, g, weight, exponent in zip(layer.synapses, grids, held.weights, held.exponents, strict=True):
+        by_output = np.abs(weight.astype(np.int64)).reshape(len(weight), -1).sum(axis=1)
+        known[op.name] = int(by_output.max()) * g.reads << max(0, exponent)
+    for other in layer.between:
+        known[other.name] = LARGEST[type(other)](other, *(known[i] for i in other.inputs))
+    return max(known.values())
 
 
 def neurons_of(layer: Layer, bias: F64, scale: float) -> Neurons | None:

@@ -8,6 +8,8 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
+from rmp_deploy.errors import op_error
+from rmp_deploy.ir.integers import MAX_INTEGER
 from rmp_deploy.ir.ops import LoihiConv2d, LoihiLinear
 from rmp_deploy.passes.quantize import steps
 from rmp_deploy.passes.quantize.build import (
@@ -15,6 +17,7 @@ from rmp_deploy.passes.quantize.build import (
     Held,
     Neurons,
     hold,
+    largest_sum,
     neurons_of,
     octave,
     synapses_of,
@@ -23,9 +26,10 @@ from rmp_deploy.passes.quantize.build import (
 )
 from rmp_deploy.passes.quantize.layers import F64, Layer
 from rmp_deploy.passes.quantize.steps import F32, LoihiRun, Run
-from rmp_deploy.passes.quantize.weights import Grid, candidates
+from rmp_deploy.passes.quantize.weights import Candidate, Grid, candidates
 
 JUDGED = 4  # candidates that are run
+LOWER = 0.9  # than the scales of which none is valid
 PARTS = (0.0, 1.0, 0.5)  # of a shift of the biases that are tried
 NEURONS = 2**17  # about so many are run to judge a candidate, of one sample at least
 
@@ -65,13 +69,12 @@ def choose(
         reads: what the synapses read in the quantized network so far, [T, N, *shape] by name.
         samples: how many of the N are run to judge a candidate.
     """
-    power = [float(np.square(reads[op.inputs[0]][:, :samples]).mean(dtype=np.float64)) for op in layer.synapses]
+    power = [float(np.square(reads[op.inputs[0]][:, :samples], dtype=np.float64).mean()) for op in layer.synapses]
     seen, wanted = {name: x[:, :samples] for name, x in reads.items()}, target.first(samples)
     states = float(np.abs(target.current).max())
     if target.run is not None:
-        states = max(states, target.run.largest)
-    ranked = candidates(list(grids), power, *octave(layer, grids, bias, states))[:JUDGED]
-    held = [hold(grids, c.scale, c.kept) for c in ranked]
+        states = max(states, float(target.run.largest.max()))
+    ranked, held = _valid(layer, grids, power, *octave(layer, grids, bias, states))
     trials = []
     for k, current in enumerate(_currents(layer, held, seen)):
         neurons = neurons_of(layer, bias, ranked[k].scale)
@@ -84,6 +87,36 @@ def choose(
         if _error(lower, current, wanted, scale)[0] < mismatches:
             neurons = lower
     return Choice(scale, synapses_of(layer, grids, held[k]), neurons)
+
+
+def _valid(
+    layer: Layer, grids: Sequence[Grid], power: list[float], lowest: float, highest: float
+) -> tuple[list[Candidate], list[Held]]:
+    """The best candidates of the octave from `lowest` whose weights, once rounded, leave room for every sum.
+
+    Where there are none, scales are lowered until there are.
+
+    Raises:
+        RmpDeployError: only weights that all round to 0 leave room.
+    """
+    ranked: list[Candidate] = []
+    held: list[Held] = []
+    for candidate in candidates(list(grids), power, lowest, highest):
+        weights = hold(grids, candidate.scale, candidate.kept)
+        if not any(w.any() for w in weights.weights) and any(g.largest > 0 for g in grids):
+            op, read = layer.synapses[0], max(g.reads for g in grids)
+            what = f"{op.weight[0].size} weights of {grids[0].num_weight_bits} bits on integers up to {read} in one sum"
+            todo = "Give it more weight bits, or let the host encode the input"
+            raise op_error(op.kind, op.name, what, f"{MAX_INTEGER} in all (24 bits and sign)", todo)
+        if largest_sum(layer, grids, weights) <= MAX_INTEGER:
+            ranked.append(candidate)
+            held.append(weights)
+        if len(ranked) == JUDGED:
+            break
+    if ranked:
+        return ranked, held
+    lower = LOWER * min(highest, 2 * lowest)
+    return _valid(layer, grids, power, lower / 2, lower)
 
 
 def judged_samples(current: F32) -> int:
@@ -163,4 +196,4 @@ def _error(neurons: Neurons | None, current: F32, target: Target, scale: float) 
 
 
 def _mean_square(found: F32, wanted: F32) -> float:
-    return float(np.square(found - wanted).mean(dtype=np.float64))
+    return float(np.square(found - wanted, dtype=np.float64).mean())

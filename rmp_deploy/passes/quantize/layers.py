@@ -191,7 +191,7 @@ def _gain(graph: SpikingGraph, neuron: LIF, between: tuple[Op, ...]) -> F64:
     if (th == th.max()).all():
         return np.ones(1)
     shape = graph.shapes[neuron.name]
-    if th.size != shape[0] or th.shape not in ((shape[0], *(1,) * (len(shape) - 1)), (shape[0],)):
+    if th.shape != (shape[0], *(1,) * (len(shape) - 1)):
         todo = "Give one per channel, which folds into the weights"
         raise op_error(neuron.kind, neuron.name, f"v_threshold.shape = {th.shape}", "one, or one per channel", todo)
     for op in between:

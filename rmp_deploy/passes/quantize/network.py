@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from rmp_deploy.errors import op_error
+from rmp_deploy.errors import RmpDeployError, op_error
 from rmp_deploy.ir import reference
 from rmp_deploy.ir.graph import SpikingGraph
 from rmp_deploy.ir.integers import LARGEST
@@ -23,6 +23,8 @@ from rmp_deploy.passes.quantize.steps import F32
 from rmp_deploy.passes.quantize.weights import Grid, grid
 
 MESSAGE_BITS = 8  # of a graded input, at most
+REAL_SAMPLES = (1e-30, 1e30)  # largest magnitude: room in float32 for the scale of a graded input, and for sums
+MAX_REAL = 1e36  # of the float network's values and states: times a gain they stay in float32
 FLOORS = 64  # where a synapse reads integers as large, a shift to the right may drop the lowest bits of its sums
 
 
@@ -51,6 +53,7 @@ class Calibration:
         self._layers = {layer.current: layer for layer in layers}
         self._moved = currents(graph, host)
         self._quantize: Quantize | None = None
+        _check_largest(graph, x)
         name, frames = graph.input.name, _frames(graph, x.astype(np.float32))
         self._float: dict[str, F32] = {name: frames}  # values of the float network, [T, N, *shape]
         self._integer: dict[str, F32] = {name: frames}  # of the integer network; its currents are in no dict
@@ -75,6 +78,7 @@ class Calibration:
                 self._largest[op.name] = 1
             elif isinstance(op, LIF):
                 run = steps.lif(op, self._float[op.inputs[0]])
+                _check_finite(op, float(run.largest.max()))
                 self._float[op.name] = self._integer[op.name] = run.spikes
                 self._largest[op.name] = 1
                 if op.inputs[0] in self._layers:
@@ -99,7 +103,10 @@ class Calibration:
 
     def _stateless(self, op: Op) -> None:
         """The value of an op without neurons, in both networks; in the integer one, if it is not a current."""
-        self._float[op.name] = steps.stateless(op, *(self._float[i] for i in op.inputs))
+        with np.errstate(over="ignore", invalid="ignore"):  # of float32, which is what is looked for
+            self._float[op.name] = steps.stateless(op, *(self._float[i] for i in op.inputs))
+        value = self._float[op.name]
+        _check_finite(op, float(np.maximum(value.max(), -value.min())))
         if op.name in self._moved:
             return
         self._integer[op.name] = self._float[op.name]
@@ -114,7 +121,7 @@ class Calibration:
         """Choose a layer's integers, run it in the integer network, and note what became of it."""
         gain = layer.by_neuron(layer.gain).astype(np.float32)
         if run is not None:
-            run = replace(run, u=run.u * gain, largest=run.largest * float(layer.gain.max()))
+            run = replace(run, u=run.u * gain, largest=run.largest * layer.gain)
         grids, bias = [self._grid(layer, op) for op in layer.synapses], bias_of(self._graph, layer)
         target = Target(self._float[layer.current] * gain - bias.astype(np.float32), run)
         n = judged_samples(target.current)
@@ -178,12 +185,27 @@ def _frames(graph: SpikingGraph, x: F32) -> F32:
     return np.ascontiguousarray(x.swapaxes(0, 1))
 
 
+def _check_largest(graph: SpikingGraph, x: npt.NDArray[Any]) -> None:
+    """Refuse samples whose scale no float32 holds."""
+    largest, (low, high) = float(np.abs(x).max()), REAL_SAMPLES
+    if graph.input.message_bits is None and largest > 0 and not low <= largest <= high:
+        what = f"largest |x| = {largest:g}, allowed {low:g}..{high:g}"
+        raise RmpDeployError(f"samples for graph '{graph.name}': {what} (float32). Scale the data.")
+
+
 def _input_op(graph: SpikingGraph, x: npt.NDArray[Any], message_bits: int) -> Quantize:
     """Integers of the input, the largest of the samples at full scale."""
     largest = float(np.abs(x).max())
     scale = np.array((2**message_bits - 1) / largest if largest > 0 else 1, np.float32)
     name = f"{graph.input.name}_quantize"
     return Quantize(name=name, inputs=(graph.input.name,), scale=scale, message_bits=message_bits)
+
+
+def _check_finite(op: Op, largest: float) -> None:
+    """Refuse a value or state of the float network that float32 does not hold."""
+    if not largest <= MAX_REAL:
+        todo = "Scale the data, or the weights"
+        raise op_error(op.kind, op.name, f"largest |{op.name}| = {largest:g}", f"{MAX_REAL:g} (float32)", todo)
 
 
 def _output_op(current: str, scale: float, bias: F64) -> Dequantize:

@@ -133,8 +133,8 @@ def result_of(
     if layer.neuron is not None and choice.neurons is not None:
         neuron = _neuron(layer.neuron, choice.neurons, choice.scale, bias, target, runs)
         return LayerResult(layer.name, choice.scale, synapses, neuron)
-    power = float(np.square(target.current).mean(dtype=np.float64))
-    missed = float(np.square(runs.current / choice.scale - target.current).mean(dtype=np.float64))
+    power = float(np.square(target.current, dtype=np.float64).mean())
+    missed = float(np.square(runs.current / choice.scale - target.current, dtype=np.float64).mean())
     return LayerResult(layer.name, choice.scale, synapses, None, math.sqrt(missed / power) if power > 0 else None)
 
 

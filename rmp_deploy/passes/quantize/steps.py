@@ -15,6 +15,7 @@ import numpy.typing as npt
 from rmp_deploy.ir import reference, reference_loihi
 from rmp_deploy.ir.ops import LIF, Conv1d, Conv2d, CubaLIF, Delay, Linear, LoihiConv2d, LoihiLIF, LoihiLinear, Op
 from rmp_deploy.ir.ops.loihi import STATE_SHIFT
+from rmp_deploy.passes.quantize.layers import F64
 
 F32 = npt.NDArray[np.float32]
 STATE_LIMIT = reference_loihi.STATE_LIMIT
@@ -23,17 +24,19 @@ ONE = 1 << reference_loihi.DECAY_SHIFT  # a decay of 1
 
 @dataclass(frozen=True)
 class Run:
-    """What neurons did: spikes and u [T, N, *shape], and the largest magnitude of their states."""
+    """What neurons did: spikes and u [T, N, *shape], and the largest magnitude of their states by channel, (C,)."""
 
     spikes: F32
     u: F32
-    largest: float
+    largest: F64
 
 
 @dataclass(frozen=True)
-class LoihiRun(Run):
-    """`wraps`: currents that left 24 bits; `saturations`: potentials that reached their largest magnitude."""
+class LoihiRun:
+    """Spikes and u; `wraps`: currents that left 24 bits; `saturations`: potentials that reached their largest."""
 
+    spikes: F32
+    u: F32
     wraps: int
     saturations: int
 
@@ -74,17 +77,19 @@ def currents(op: Op, x: F32, weights: Sequence[npt.NDArray[Any]]) -> list[F32]:
 def lif(op: LIF, current: F32) -> Run:
     """Step real-valued neurons."""
     v = i = np.zeros(current.shape[1:])
-    spikes, u, largest = np.empty_like(current), np.empty_like(current), 0.0
+    spikes, u, largest = np.empty_like(current), np.empty_like(current), np.zeros(current.shape[2])
+    others = (0, *range(2, current.ndim - 1))  # axes of a step, [N, C, ...], that are not its channels
     for t, x in enumerate(current):
         if isinstance(op, CubaLIF):
             step = reference.cuba_lif(op, x, v, i)
             i = step.states["i"]
-            largest = max(largest, float(np.abs(i).max()))
+            largest = np.maximum(largest, np.abs(i).max(axis=others))
         else:
             step = reference.lif(op, x, v)
         v = step.states["v"]
         spikes[t], u[t] = step.value, step.u
-    return Run(spikes, u, max(largest, float(np.abs(u).max())))
+        largest = np.maximum(largest, np.abs(u[t]).max(axis=others))
+    return Run(spikes, u, largest)
 
 
 def loihi_lif(op: LoihiLIF, current: F32) -> LoihiRun:
@@ -101,7 +106,7 @@ def loihi_lif(op: LoihiLIF, current: F32) -> LoihiRun:
         u[t] = after
         wraps += int((unwrapped != i).sum())
         saturations += int((np.abs(after) == STATE_LIMIT - 1).sum())
-    return LoihiRun(spikes, u, float(np.abs(u).max()), wraps, saturations)
+    return LoihiRun(spikes, u, wraps, saturations)
 
 
 def _each_step(compute: Callable[..., Any], *xs: F32) -> F32:
