@@ -487,6 +487,31 @@ def test_a_convolution_in_the_shortcut_is_a_layer_of_its_own():
     assert sum(row["neuron_active"] for row in rows.values()) == 2 + 2 * 11  # lif1's spikes; whom conv2 reaches
 
 
+@pytest.mark.parametrize("flat", [True, False])
+def test_a_synapse_of_zeros_is_no_shortcut(flat):
+    """It is counted like any other weights: one accumulate for each connection that a spike meets."""
+    zeros = np.zeros((2, 2)) if flat else np.zeros((2, 1, 1, 1))
+    side = (
+        Linear(name="side", inputs=("lif1",), weight=zeros)
+        if flat
+        else Conv2d(name="side", inputs=("lif1",), weight=zeros, groups=2)
+    )
+    shape, eye = ((2,), np.eye(2)) if flat else ((2, 1, 1), np.eye(2)[..., None, None])
+    synapse = Linear if flat else Conv2d
+    ops = (
+        synapse(name="fc1", inputs=("x",), weight=eye),
+        LIF(name="lif1", inputs=("fc1",), decay=0.5, v_threshold=0.5),
+        synapse(name="fc2", inputs=("lif1",), weight=eye + 1),
+        side,
+        Add(name="sum", inputs=("fc2", "side")),
+        LIF(name="lif2", inputs=("sum",), decay=0.5, v_threshold=0.5),
+    )
+    graph = SpikingGraph("zeros", Input("x", shape, "time_series", 0), ops, Readout("lif2", "sum"), 1)
+    x = np.ones((1, 1, *shape), np.float32)
+    rows = {row.layer: row.counts for row in count(graph, reference.run(graph, x, ("spikes",)), x).layers}
+    assert (rows["fc2"]["ac"], rows["side"]["ac"]) == (4, 4 if flat else 2)
+
+
 def test_the_ann_twin_adds_a_shortcut_and_multiplies_nothing_for_it():
     plain, written = twin(block("lif1")), twin(as_synapses(block("lif1")))
     assert plain == written

@@ -12,7 +12,7 @@ from rmp_deploy.ir.ops import LIF, Add, CubaLIF, LoihiLIF, Op, SpikingNeuron
 
 
 def is_shortcut(graph: SpikingGraph, op: Op) -> bool:
-    """True for one synapse from every element to its own, all of one weight, that only Adds or relays' neurons read.
+    """True for one synapse from every element to its own, of one weight that is not 0, that only Adds or relays read.
 
     What an Add of spikes and a current is without it. Of flat values it is written as a matrix, of which only the
     diagonal is a synapse.
@@ -20,7 +20,7 @@ def is_shortcut(graph: SpikingGraph, op: Op) -> bool:
     if not isinstance(op, SYNAPSES) or getattr(op, "bias", None) is not None:
         return False
     readers, weight = graph.consumers(op.name), op.weight
-    if not readers or not all(isinstance(reader, Add) or _forgets(reader) for reader in readers):
+    if not weight.flat[0] or not readers or not all(isinstance(reader, Add) or _forgets(reader) for reader in readers):
         return False
     if isinstance(op, Dense):
         return weight.shape[0] == weight.shape[1] and bool((weight == weight[0, 0] * np.eye(len(weight))).all())
