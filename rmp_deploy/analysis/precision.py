@@ -16,14 +16,18 @@ from rmp_deploy.ir.ops import LoihiConv2d, LoihiLIF, LoihiLinear, Op, Quantize
 DECAY_BITS, STATE_BITS = 12, 24  # of Loihi's arithmetic (docs/loihi.md)
 
 
-def excess_errors(graph: SpikingGraph, profile: HardwareProfile) -> Iterator[tuple[Op, RmpDeployError]]:
-    """The ops whose integers take more bits than `profile` has, each with its error; a limit that is unknown holds."""
+def excess_errors(graph: SpikingGraph, profile: HardwareProfile) -> Iterator[RmpDeployError]:
+    """Where integers of the input or of an op take more bits than `profile` has; a limit that is unknown holds."""
+    bits, allowed = graph.input.message_bits, profile.limits["graded_spike_bits"].value
+    if bits is not None and allowed is not None and bits > allowed:
+        todo = "Use a profile with graded spikes of so many bits"
+        yield op_error("Input", graph.input.name, f"message_bits = {bits}", f"{allowed} [{profile.name}]", todo)
     for op in graph.ops:
         for limit, what, bits in needed(op):
             allowed = profile.limits[limit].value
             if allowed is not None and bits > allowed:
                 todo = TODO[limit]
-                yield op, op_error(op.kind, op.name, f"{what} = {bits}", f"{allowed} [{profile.name}]", todo)
+                yield op_error(op.kind, op.name, f"{what} = {bits}", f"{allowed} [{profile.name}]", todo)
 
 
 def needed(op: Op) -> Iterator[tuple[str, str, int]]:
@@ -46,8 +50,8 @@ def _decay_bits(decay: npt.NDArray[Any]) -> int:
 
 
 def _signed_bits(values: npt.NDArray[Any]) -> int:
-    largest = int(np.abs(values).max())
-    return largest.bit_length() + 1 if largest else 0
+    """Of two's complement, which reaches one further down than up; none of 0."""
+    return max(int(values.max()), ~int(values.min())).bit_length() + 1 if values.any() else 0
 
 
 TODO: dict[str, str] = {

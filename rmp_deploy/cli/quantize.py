@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import math
+import os
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -24,6 +25,7 @@ from rmp_deploy.cli.common import (
 )
 from rmp_deploy.cli.fine_tune import fine_tuned, load_splits
 from rmp_deploy.errors import RmpDeployError
+from rmp_deploy.files import target_of
 from rmp_deploy.hw_profiles import HardwareProfile
 from rmp_deploy.hw_profiles import load as load_profile
 from rmp_deploy.ir import onnx_io
@@ -60,11 +62,16 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     check_output(args.out, ".onnx")
+    if target_of(args.out) == Path(os.path.realpath(args.file)):
+        what = f"--out = '{args.out}', allowed another file than the float one"
+        raise RmpDeployError(f"quantize: {what}. Give it a name of its own.")
     profile, weight_bits = load_profile(args.profile), _weight_bits(args.weight_bits)
     _check_options(profile, weight_bits, args.input)
     graph = onnx_io.load(args.file)
+    _check_limits(graph, profile)  # what is fed in
     train, samples = (None, load_data(args)) if args.fine_tune is None else load_splits(args)
     graph.check_samples(samples.x)
+    calibration = samples.x if train is None else train.x  # none that accuracy is reported of, where there are others
     values = graph.T * sum(math.prod(graph.shapes[op.name]) for op in graph.spiking)
     n = max(1, min(CALIBRATION, CALIBRATION_VALUES // values))
     with progress() as bar:
@@ -73,7 +80,7 @@ def run(args: argparse.Namespace) -> int:
         def show(done: Sequence[LayerResult], layers: int) -> None:
             bar.update(task, completed=len(done), total=layers)
 
-        found = quantize(graph, samples.x[:n], weight_bits, args.input, show)
+        found = quantize(graph, calibration[:n], weight_bits, args.input, show)
     _check_limits(found.graph, profile)
     graphs, tuning = {"float": graph, "integer": found.graph}, None
     if train is not None:
@@ -119,9 +126,9 @@ def _check_options(profile: HardwareProfile, weight_bits: int | dict[str, int], 
         raise RmpDeployError(f"quantize: {what}. {TODO['graded_spike_bits']}.")
 
 
-def _check_limits(integer: SpikingGraph, profile: HardwareProfile) -> None:
+def _check_limits(graph: SpikingGraph, profile: HardwareProfile) -> None:
     """Raise what the network has more of than the profile has."""
-    for _, error in excess_errors(integer, profile):
+    for error in excess_errors(graph, profile):
         raise error
 
 

@@ -43,8 +43,8 @@ def test_the_file_holds_the_tuned_network_and_the_report_both(untrained, tmp_pat
     arguments = ["--data", some, "--fine-tune", "30", "-o", out]
     assert main(["quantize", untrained, *GRADED, *arguments, "--json"]) == 0
     section = json.loads(capsys.readouterr().out)
-    held_out = data.load_splits(some)[1]
-    before, after = quantize(rmp_deploy.load(untrained), held_out.x[:64], 2, "graded").graph, rmp_deploy.load(out)
+    train, held_out = data.load_splits(some)
+    before, after = quantize(rmp_deploy.load(untrained), train.x[:64], 2, "graded").graph, rmp_deploy.load(out)
     assert [op.name for op in after.ops] == [op.name for op in before.ops]
     np.testing.assert_array_equal(after.by_name["lif"].vth, before.by_name["lif"].vth)
     right = {

@@ -13,7 +13,7 @@ import rmp_deploy
 from rmp_deploy import backends
 from rmp_deploy.cli import main
 from rmp_deploy.ir import onnx_io
-from rmp_deploy.ir.ops import LIF, LoihiConv2d, LoihiLIF
+from rmp_deploy.ir.ops import LIF
 from rmp_deploy.passes.quantize import quantize
 from rmp_deploy.training import data
 
@@ -166,6 +166,30 @@ def test_a_network_that_loihi_cannot_run_or_that_is_integer_is_named(tmp_path, c
     assert "LIF 'lif2': reset = 'soft', allowed 'hard'" in capsys.readouterr().err
     assert main(["quantize", NET, *LOIHI2, "-o", out]) == 0
     capsys.readouterr()
-    assert main(["quantize", out, *LOIHI2, "-o", out]) == 2
+    assert main(["quantize", out, *LOIHI2, "-o", str(tmp_path / "again.onnx")]) == 2
     assert "LoihiConv2d 'conv2': op = LoihiConv2d, allowed real-valued ops" in capsys.readouterr().err
-    assert onnx_io.load(out).of_type(LoihiConv2d, LoihiLIF)  # what was there is still whole
+    assert not (tmp_path / "again.onnx").exists()
+
+
+@pytest.mark.parametrize("name", ["net.onnx", "./net.onnx", "link.onnx"])
+def test_the_float_file_is_not_written_over(tmp_path, capsys, monkeypatch, name):
+    monkeypatch.chdir(tmp_path)
+    before = Path(NET).read_bytes()
+    Path("net.onnx").write_bytes(before)
+    Path("link.onnx").symlink_to("net.onnx")
+    assert main(["quantize", "net.onnx", *LOIHI2, "-o", name]) == 2
+    error = f"error: quantize: --out = '{name}', allowed another file than the float one. Give it a name of its own.\n"
+    assert capsys.readouterr().err == error
+    assert Path("net.onnx").read_bytes() == before
+
+
+def test_integers_that_are_fed_in_are_refused_where_the_chip_has_no_graded_spikes(tmp_path, capsys):
+    graph = rmp_deploy.load(NET)
+    integers = replace(graph, input=replace(graph.input, message_bits=8))
+    net, out = onnx_io.save(integers, tmp_path / "net.onnx"), tmp_path / "net.int.onnx"
+    np.savez(tmp_path / "x.npz", x=np.rint(16 * data.load(DIGITS).x[:4]))
+    arguments = ["--data", str(tmp_path / "x.npz"), "-o", str(out)]
+    assert main(["quantize", str(net), "--profile", "loihi1", *arguments]) == 2
+    assert capsys.readouterr().err.startswith("error: Input 'x': message_bits = 8, allowed 0 [loihi1].")
+    assert not out.exists()
+    assert main(["quantize", str(net), "--profile", "loihi2", *arguments]) == 0
