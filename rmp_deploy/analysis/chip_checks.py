@@ -38,6 +38,7 @@ from rmp_deploy.passes.chip_layers import LOIHIS, host_ops
 from rmp_deploy.passes.fold_batchnorm import fold_batchnorm
 from rmp_deploy.passes.fold_pool import fold_pool
 from rmp_deploy.passes.identity_synapses import identity_synapses
+from rmp_deploy.passes.place import PER_CORE
 from rmp_deploy.passes.quantize.layers import layers_of, on_host
 
 WIDEST_GROUPS = 127  # what an int8 holds
@@ -252,7 +253,12 @@ def groups(profile: HardwareProfile, graph: SpikingGraph) -> Iterator[Finding]:
 
 
 def fit(profile: HardwareProfile, graph: SpikingGraph) -> Iterator[Finding]:
-    """What `rmp-deploy map` says: neurons that no core has room for, more than one chip, relays."""
+    """What `rmp-deploy map` says: neurons that no core has room for, more than one chip, relays.
+
+    Nothing where no limit of a core is known: that is not checked (`unknown_limits`).
+    """
+    if all(profile.limits[name].value is None for name in PER_CORE):
+        return
     try:
         found = utilization(graph, profile)
     except RmpDeployError as e:

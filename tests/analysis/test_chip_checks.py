@@ -11,6 +11,7 @@ import pytest
 from rmp_deploy.analysis.bounds import largest_u, reaches
 from rmp_deploy.analysis.checks import silent_neurons
 from rmp_deploy.analysis.chip_checks import CHIP_CHECKS, checks, unknown_limits
+from rmp_deploy.analysis.utilization import utilization
 from rmp_deploy.errors import RmpDeployError
 from rmp_deploy.hw_profiles import HardwareProfile, Limit, load
 from rmp_deploy.ir import reference, reference_loihi
@@ -296,10 +297,19 @@ def test_every_width_that_a_profile_can_state_is_checked(bits):
     """Registers as wide as a machine word, and weights of one bit, of which the smaller half rounds to 0."""
     profile = chip(**{f"{name}_bits": bits for name in ("weight", "decay", "threshold", "bias", "state")})
     for g in (floats(decay=0.3), integers(bias_mant=np.int32(-200))):
-        assert {f.check for f in found(g, profile)} <= {"weights", "decay", "registers", "wrap", "saturation", "fit"}
+        assert {f.check for f in found(g, profile)} <= {"weights", "decay", "registers", "wrap", "saturation"}
     wide = floats([[0.001, 0.4], [0.002, 20.0]], v_threshold=0.55)
     lost = {1: "3 of 4 weights round to 0 in 1 bits", 64: "2 of 4 weights round to 0 in 8 bits"}[bits]
     assert lost in "".join(said(wide, profile, "weights"))
+
+
+def test_a_chip_of_whose_cores_nothing_is_known_has_no_finding_about_them():
+    """What is unknown is not checked: it is listed instead, and `map`, which needs it, refuses."""
+    profile = chip(weight_bits=8, cores=1)
+    assert found(integers(), profile) == []
+    assert "neurons_per_core" in unknown_limits(profile)
+    with pytest.raises(RmpDeployError, match="limits of a core = none"):
+        utilization(integers(), profile)
 
 
 def test_what_is_said_of_quantize_is_what_it_raises():
