@@ -34,7 +34,9 @@ from rmp_deploy.ir.ops import (
 )
 from rmp_deploy.ir.ops.loihi import STATE_SHIFT, WEIGHT_SPAN
 from rmp_deploy.ir.reference_loihi import DECAY_SHIFT
+from rmp_deploy.passes.as_synapses import as_synapses
 from rmp_deploy.passes.chip_layers import LOIHIS, host_ops
+from rmp_deploy.passes.depths import depths, reads_of
 from rmp_deploy.passes.fold_batchnorm import fold_batchnorm
 from rmp_deploy.passes.fold_pool import fold_pool
 from rmp_deploy.passes.identity_synapses import identity_synapses
@@ -233,13 +235,25 @@ def _equality(profile: HardwareProfile, graph: SpikingGraph, op: Op, reach: Reac
 
 
 def delays(profile: HardwareProfile, graph: SpikingGraph) -> Iterator[Finding]:
-    """Delays that are longer than those of the chip's synapses."""
+    """Delayed spikes that wait for longer than the chip's synapses can; the step that each takes is not waited."""
     most = profile.limits["delay_steps"].value
-    if most is None:
+    if most is None or not graph.of_type(Delay):
         return
+    try:
+        written = as_synapses(fold_pool(fold_batchnorm(graph)))
+        depth = depths(written)
+    except RmpDeployError:  # what the `lava` check says
+        return
+    longest: dict[str, int] = {}
+    for read in reads_of(written, {name: name for name in depth}):
+        if read.source is not None and read.step < 1:
+            wait = depth[read.reader] - read.step - depth[read.source]
+            for op in written.sources(read.op.inputs[0]):
+                if isinstance(op, Delay):  # what is left of it: others beside it may be longer
+                    longest[op.name] = max(min(wait, op.steps), longest.get(op.name, 0))
     for op in graph.of_type(Delay):
-        if op.steps > most:
-            what, todo = f"steps = {op.steps}", "Use a shorter one, or several behind neurons"
+        if longest.get(op.name, 0) > most:
+            what, todo = f"steps that its spikes wait = {longest[op.name]}", "Use a shorter one"
             yield error("delay", op, op_error(op.kind, op.name, what, f"0..{most} [{profile.name}]", todo))
 
 

@@ -225,14 +225,14 @@ CASES = {
     "delay": (
         graph(
             loihi_linear("fc", "x", np.eye(2) * 2),
-            loihi_lif("s", "fc"),
-            Delay(name="late", inputs=("s",), steps=63, shape=(2,)),
-            loihi_linear("fc2", "late", np.eye(2) * 2),
-            loihi_lif("out", "fc2"),
+            Delay(name="late", inputs=("out",), steps=64, shape=(2,)),
+            loihi_linear("own", "late", np.eye(2) * 2),
+            Add(name="both", inputs=("fc", "own")),
+            loihi_lif("out", "both"),
         ),
         LOIHI1,
         "error",
-        "Delay 'late': steps = 63, allowed 0..62 [loihi1]",
+        "Delay 'late': steps that its spikes wait = 63, allowed 0..62 [loihi1]",
     ),
     "groups": (
         graph(
@@ -310,6 +310,39 @@ def test_a_chip_of_whose_cores_nothing_is_known_has_no_finding_about_them():
     assert "neurons_per_core" in unknown_limits(profile)
     with pytest.raises(RmpDeployError, match="limits of a core = none"):
         utilization(integers(), profile)
+
+
+def test_the_step_of_a_synapse_is_not_delayed():
+    """A recurrent edge of one step needs no delay on the chip, one of two steps does."""
+
+    def loop(steps):
+        return graph(
+            loihi_linear("fc", "x", np.eye(2) * 2),
+            Delay(name="before", inputs=("out",), steps=steps, shape=(2,)),
+            loihi_linear("own", "before", np.eye(2) * 2),
+            Add(name="both", inputs=("fc", "own")),
+            loihi_lif("out", "both"),
+        )
+
+    assert found(loop(1), chip(delay_steps=0)) == []
+    assert len(said(loop(2), chip(delay_steps=0), "delay")) == 1
+    assert said(loop(2), chip(delay_steps=1), "delay") == []
+
+
+def test_what_is_delayed_alike_waits_for_nothing():
+    """All of a chain behind a Delay is late: its spikes have nothing to wait for. Beside a way without one, they do."""
+    late = Delay(name="late", inputs=("s",), steps=5, shape=(2,))
+    ops = (
+        loihi_linear("fc", "x", np.eye(2) * 2),
+        loihi_lif("s", "fc"),
+        late,
+        loihi_linear("fc2", "late", np.eye(2) * 2),
+        loihi_lif("out", "fc2"),
+    )
+    assert said(graph(*ops), chip(delay_steps=1), "delay") == []
+    side = loihi_linear("side", "s", np.eye(2) * 2), Add(name="both", inputs=("fc2", "side")), loihi_lif("out", "both")
+    (message,) = said(graph(*ops[:4], *side), chip(delay_steps=4), "delay")
+    assert message.startswith("Delay 'late': steps that its spikes wait = 5, allowed 0..4 [small]")
 
 
 def test_what_is_said_of_quantize_is_what_it_raises():
