@@ -118,6 +118,14 @@ def test_the_same_samples_give_the_same_file():
     assert quantize(net, x).graph == quantize(net, x).graph
 
 
+def test_messages_have_no_more_bits_than_asked_for():
+    net, x = rmp_deploy.load(DIGITS), data.load("digits").x[:4]
+    op = quantize(net, x, input_coding="graded", message_bits=5).graph.of_type(Quantize)[0]
+    assert op.message_bits <= 5
+    with pytest.raises(RmpDeployError, match=r"quantize: message_bits = 9, allowed 1..8"):
+        quantize(net, x, message_bits=9)
+
+
 def test_the_ops_keep_their_names_and_the_input_coding_is_in_the_graph():
     net, x = rmp_deploy.load(DIGITS), data.load("digits").x[:8]
     host, graded = (quantize(net, x, input_coding=coding) for coding in ("host", "graded"))
@@ -339,6 +347,45 @@ def test_a_bias_takes_back_what_rounding_moved():
     lif = found.graph.by_name["lif"]
     plain = replace(found.graph, ops=tuple(replace(op, bias_mant=0) if op is lif else op for op in found.graph.ops))
     assert mismatches(net, found.graph, x)["lif"] < 0.85 * mismatches(net, plain, x)["lif"]
+
+
+def test_one_sample_corrects_no_bias_and_none_is_expected_to_be():
+    """Scales are judged as the network will be: judged with corrected biases, 549 spikes mismatch."""
+    wrong = []
+    for seed in range(12):
+        rng = np.random.default_rng(seed)
+        ops = (
+            Linear(name="fc", inputs=("x",), weight=rng.normal(size=(200, 30)) / 5),
+            LIF(name="lif", inputs=("fc",), decay=0.5, v_threshold=0.4),
+        )
+        net = SpikingGraph("net", Input("x", (30,), "time_series", 0), ops, Readout("lif", "sum"), T=8)
+        found = quantize(net, events(1, T=8, seed=seed), 4)
+        assert found.layers[0].neuron.bias_shift == 0
+        wrong.append(found.layers[0].neuron.mismatches)
+    assert sum(wrong) < 540
+
+
+def test_the_report_of_a_recurrent_net_is_of_both_networks_on_their_own():
+    """Few bits, so that the recurrent edge sends other spikes than the float network's."""
+    rng = np.random.default_rng(0)
+    ops = (
+        Linear(name="fc", inputs=("x",), weight=rng.normal(size=(12, 30)) / 3),
+        Delay(name="before", inputs=("lif",), steps=1, shape=(12,)),
+        Linear(name="own", inputs=("before",), weight=rng.normal(size=(12, 12))),
+        Add(name="sum", inputs=("fc", "own")),
+        LIF(name="lif", inputs=("sum",), decay=0.5, v_threshold=0.4),
+        Linear(name="out", inputs=("lif",), weight=rng.normal(size=(3, 12)), bias=np.array([1.0, -2.0, 3.0])),
+    )
+    net = SpikingGraph("net", Input("x", (30,), "time_series", 0), ops, Readout("out", "last"), T=8)
+    x = events(20, T=8)
+    found = quantize(net, x, 3)
+    assert found.layers[0].neuron.mismatches == mismatches(net, found.graph, x)["lif"] > 0
+    wanted, got = (
+        np.stack([rmp_deploy.run(replace(g, T=t), x[:, :t], "reference").output for t in range(1, 9)])
+        for g in (net, found.graph)
+    )
+    error = np.sqrt(np.square(got - wanted).mean() / np.square(wanted - net.by_name["out"].bias).mean())
+    assert found.layers[1].output_error == pytest.approx(error, rel=1e-5)
 
 
 def test_recurrent_delayed_and_pooled_spikes_pass_through():

@@ -20,11 +20,9 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Literal, get_args
 
-import numpy as np
 import numpy.typing as npt
 
 from rmp_deploy.errors import RmpDeployError
-from rmp_deploy.ir import reference
 from rmp_deploy.ir.digest import QUANTIZED_FROM, digest
 from rmp_deploy.ir.graph import SpikingGraph
 from rmp_deploy.ir.ops import Delay, Flatten
@@ -34,6 +32,7 @@ from rmp_deploy.passes.fold_pool import fold_pool
 from rmp_deploy.passes.identity_synapses import identity_synapses
 from rmp_deploy.passes.quantize.layers import Layer, check_real, layers_of, on_host
 from rmp_deploy.passes.quantize.network import MESSAGE_BITS, Calibration
+from rmp_deploy.passes.quantize.recurrent import running_free
 from rmp_deploy.passes.quantize.results import LayerResult, NeuronResult, SynapseResult
 
 __all__ = [
@@ -78,6 +77,7 @@ def quantize(
     weight_bits: int | Mapping[str, int] = WEIGHT_BITS,
     input_coding: InputCoding = "host",
     on_layer: Callable[[Sequence[LayerResult], int], None] | None = None,
+    message_bits: int = MESSAGE_BITS,
 ) -> Quantized:
     """Return `graph` in Loihi's integers, its scales chosen on samples `x`.
 
@@ -92,6 +92,7 @@ def quantize(
         weight_bits: of all synapses, 1..8 with the sign, or by the name of a synapse; others have 8.
         input_coding: what a real-valued input becomes, see `Quantized`.
         on_layer: called after every layer with the results so far and the number of layers.
+        message_bits: of a graded input, at most: 1..8.
 
     Raises:
         RmpDeployError: what Loihi cannot do, by name, or options and samples that do not fit.
@@ -99,6 +100,9 @@ def quantize(
     if input_coding not in INPUT_CODINGS:
         allowed = " or ".join(INPUT_CODINGS)
         raise RmpDeployError(f"quantize: input_coding = {input_coding!r}, allowed {allowed}. Choose one.")
+    if type(message_bits) is not int or not 1 <= message_bits <= MESSAGE_BITS:
+        what = f"message_bits = {message_bits!r}, allowed 1..{MESSAGE_BITS}"
+        raise RmpDeployError(f"quantize: {what}. Choose a number of bits.")
     check_real(graph)
     graph.check_samples(x)
     folded = fold_pool(fold_batchnorm(graph))
@@ -108,10 +112,9 @@ def quantize(
     bits = _bits_by_synapse([op.name for layer in layers for op in layer.synapses], weight_bits)
     given = graph.input.message_bits
     coding = input_coding if given is None else "integers" if given else "spikes"
-    message_bits = MESSAGE_BITS
     if coding == "graded":
         message_bits = _message_bits(
-            lambda n: Calibration(folded, host, layers, bits, x[:JUDGED_SAMPLES], n), folded, layers
+            lambda n: Calibration(folded, host, layers, bits, x[:JUDGED_SAMPLES], n), folded, layers, message_bits
         )
     calibration = Calibration(folded, host, layers, bits, x, message_bits)
     for _ in calibration.run():
@@ -120,11 +123,13 @@ def quantize(
     integer, results = calibration.graph(), tuple(calibration.results)
     integer = replace(integer, provenance={**integer.provenance, QUANTIZED_FROM: digest(graph)})
     if any(isinstance(op, Delay) for op in folded.ops):
-        results = _running_free(folded, integer, x, results)
+        results = running_free(folded, integer, x, results)
     return Quantized(integer, folded, coding, len(x), results)
 
 
-def _message_bits(calibration: Callable[[int], Calibration], graph: SpikingGraph, layers: Sequence[Layer]) -> int:
+def _message_bits(
+    calibration: Callable[[int], Calibration], graph: SpikingGraph, layers: Sequence[Layer], most: int
+) -> int:
     """Bits of a graded input: those with which the layers that read it have the fewest mismatching spikes.
 
     A current has 17 bits for the sum of weights times messages. What messages do not take is left to the weights; fewer
@@ -134,7 +139,7 @@ def _message_bits(calibration: Callable[[int], Calibration], graph: SpikingGraph
     graded |= {op.name for op in graph.of_type(Flatten) if op.inputs[0] in graded}
     first = {layer.name for layer in layers if any(op.inputs[0] in graded for op in layer.synapses)}
     mismatches: dict[int, int] = {}
-    for bits in range(MESSAGE_BITS, 0, -1):
+    for bits in range(most, 0, -1):
         if bits < LEAST_MESSAGE_BITS and mismatches:
             break
         waiting, wrong = set(first), 0
@@ -151,26 +156,6 @@ def _message_bits(calibration: Callable[[int], Calibration], graph: SpikingGraph
             continue
         mismatches[bits] = wrong
     return min(mismatches, key=lambda bits: (mismatches[bits], -bits))
-
-
-def _running_free(
-    graph: SpikingGraph, integer: SpikingGraph, x: npt.NDArray[Any], results: tuple[LayerResult, ...]
-) -> tuple[LayerResult, ...]:
-    """The results with the mismatches of both networks on their own, where recurrent edges had the float spikes."""
-    wanted, found = (reference.run(each, x, record=("spikes",)).spikes for each in (graph, integer))
-    return tuple(
-        result
-        if result.neuron is None
-        else replace(
-            result,
-            neuron=replace(
-                result.neuron,
-                mismatches=int((wanted[result.name] != found[result.name]).sum()),
-                rate=float(found[result.name].mean(dtype=np.float64)),
-            ),
-        )
-        for result in results
-    )
 
 
 def _bits_by_synapse(synapses: list[str], weight_bits: int | Mapping[str, int]) -> dict[str, int]:

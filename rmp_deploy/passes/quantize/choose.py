@@ -75,16 +75,16 @@ def choose(
     if target.run is not None:
         states = max(states, float(target.run.largest.max()))
     ranked, held = _valid(layer, grids, power, *octave(layer, grids, bias, states))
-    trials = []
+    trials, corrects = [], target.current.shape[1] > 1
     for k, current in enumerate(_currents(layer, held, seen)):
         neurons = neurons_of(layer, bias, ranked[k].scale)
-        trials.append((_error(neurons, current, wanted, ranked[k].scale), k, neurons, current))
+        trials.append((_error(neurons, current, wanted, ranked[k].scale, corrects), k, neurons, current))
     (mismatches, _), k, neurons, current = min(trials, key=lambda trial: trial[:2])
     scale = ranked[k].scale
     if neurons is not None and layer.v_threshold is not None:
         # where currents are whole multiples, a float threshold just below one (neurons that fire at >=) rounds to it
         lower = with_vth(neurons, math.floor(scale * layer.v_threshold))
-        if _error(lower, current, wanted, scale)[0] < mismatches:
+        if _error(lower, current, wanted, scale, corrects)[0] < mismatches:
             neurons = lower
     return Choice(scale, synapses_of(layer, grids, held[k]), neurons)
 
@@ -182,14 +182,15 @@ def _shift(current: F32, wanted: F32, scale: float) -> F64:
     return error.reshape(-1, *(1,) * (current.ndim - 3))  # type: ignore[no-any-return]
 
 
-def _error(neurons: Neurons | None, current: F32, target: Target, scale: float) -> tuple[int, float]:
+def _error(neurons: Neurons | None, current: F32, target: Target, scale: float, corrects: bool) -> tuple[int, float]:
     """Mismatching spikes, and the mean square of the error of u; of a readout 0, and of its values.
 
-    Neurons are judged with their biases corrected, as they will be (`corrected`).
+    Neurons are judged with their biases corrected, where they will be (`corrected`; of one sample they are not).
     """
     if neurons is None or target.run is None:
         return 0, _mean_square(current / np.float32(scale), target.current)
-    neurons = with_bias(neurons, neurons.bias + _shift(current, target.current, scale), scale)
+    if corrects:
+        neurons = with_bias(neurons, neurons.bias + _shift(current, target.current, scale), scale)
     run = steps.loihi_lif(neurons.op, current)
     mismatches = int((run.spikes != target.run.spikes).sum())
     return mismatches, _mean_square(run.u / np.float32(scale * STATE_UNITS), target.run.u)

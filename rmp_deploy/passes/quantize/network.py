@@ -54,7 +54,7 @@ class Calibration:
         self._moved = currents(graph, host)
         self._quantize: Quantize | None = None
         _check_largest(graph, x)
-        name, frames = graph.input.name, _frames(graph, x.astype(np.float32))
+        name, frames = graph.input.name, steps.frames(graph, x)
         self._float: dict[str, F32] = {name: frames}  # values of the float network, [T, N, *shape]
         self._integer: dict[str, F32] = {name: frames}  # of the integer network; its currents are in no dict
         self._graded: set[str] = set()  # values that are the quantized input, as it is or moved
@@ -63,8 +63,8 @@ class Calibration:
             self._largest[name] = max(1, 2**graph.input.message_bits - 1)
         elif any(name in op.inputs and op.name not in host for op in graph.ops):
             self._quantize = _input_op(graph, x, message_bits)
-            integers = reference.quantize(self._quantize, x.astype(np.float64)).astype(np.float32)
-            self._integer[name] = _frames(graph, integers)
+            integers = reference.quantize(self._quantize, x.astype(np.float64))
+            self._integer[name] = steps.frames(graph, integers)
             self._largest[name] = self._quantize.largest
             self._graded.add(name)
 
@@ -176,13 +176,6 @@ class Calibration:
         for values in (self._float, self._integer):
             for name in values.keys() - needed:
                 del values[name]
-
-
-def _frames(graph: SpikingGraph, x: F32) -> F32:
-    """Samples as [T, N, *shape]; a direct input is one frame, seen T times."""
-    if graph.input.encoding == "direct":
-        return np.broadcast_to(x, (graph.T, *x.shape))
-    return np.ascontiguousarray(x.swapaxes(0, 1))
 
 
 def _check_largest(graph: SpikingGraph, x: npt.NDArray[Any]) -> None:

@@ -13,6 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from rmp_deploy.ir import reference, reference_loihi
+from rmp_deploy.ir.graph import SpikingGraph
 from rmp_deploy.ir.ops import LIF, Conv1d, Conv2d, CubaLIF, Delay, Linear, LoihiConv2d, LoihiLIF, LoihiLinear, Op
 from rmp_deploy.ir.ops.loihi import STATE_SHIFT
 from rmp_deploy.passes.quantize.layers import F64
@@ -39,6 +40,14 @@ class LoihiRun:
     u: F32
     wraps: int
     saturations: int
+
+
+def frames(graph: SpikingGraph, x: npt.NDArray[Any]) -> F32:
+    """Samples as [T, N, *shape] in float32; a direct input is one frame, seen T times."""
+    x = x.astype(np.float32)
+    if graph.input.encoding == "direct":
+        return np.broadcast_to(x, (graph.T, *x.shape))
+    return np.ascontiguousarray(x.swapaxes(0, 1))
 
 
 def stateless(op: Op, *xs: F32) -> F32:
