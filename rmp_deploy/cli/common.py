@@ -79,7 +79,7 @@ def check_output(path: str, suffix: str) -> None:
 
 
 def print_json(value: object) -> None:
-    print(json.dumps(value, allow_nan=False))
+    print(json.dumps(report.finite(value), allow_nan=False))
 
 
 def progress() -> Progress:

@@ -5,6 +5,7 @@ docs/report_schema.md describes every key. A section that a command did not comp
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict
 from typing import Any
@@ -28,6 +29,15 @@ def document(version: str, command: str, **sections: Section | None) -> Section:
     """The whole document; sections that are None are left out."""
     given = {name: section for name, section in sections.items() if section is not None}
     return {"schema": SCHEMA, "version": version, "command": command, **given}
+
+
+def finite(value: Any) -> Any:
+    """`value` as JSON can hold it: null for numbers that float32 could not hold, infinite ones and NaN."""
+    if isinstance(value, dict):
+        return {key: finite(each) for key, each in value.items()}
+    if isinstance(value, list | tuple):
+        return [finite(each) for each in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def network(graph: SpikingGraph, file: str | None) -> Section:

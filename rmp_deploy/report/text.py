@@ -69,9 +69,11 @@ def percent(value: float | None) -> str:
 
 
 def number(value: float | None, digits: int = 3) -> str:
-    """Plain significant digits: ``0.113``, ``2.4e-7``."""
+    """Plain significant digits: ``0.113``, ``2.4e-7``; ``overflow`` of what float32 cannot hold."""
     if value is None:
         return MISSING
+    if not math.isfinite(value):
+        return "overflow"
     mantissa, e, exponent = f"{value:.{digits}g}".partition("e")
     return f"{mantissa}e{int(exponent)}" if e else mantissa
 

@@ -363,3 +363,20 @@ def test_a_tie_on_the_host_is_explained_and_what_follows_from_it_too(call, files
     assert loihi["ties"] == 0
     if loihi["mismatches"]:
         assert loihi["first"]["cause"] == "inherited"
+
+
+def test_what_float32_cannot_hold_is_null_in_json_and_named_in_words(call, files, images):
+    """Samples of 1e38 overflow ONNX Runtime's float32, not the reference's float64."""
+    np.savez(files / "x.npz", x=images(2) * np.float32(1e38))
+    code, found = call("net.onnx", *ORT, "--json")
+    (rung,) = found["parity"]["rungs"]
+    assert code == 1
+    assert rung["layers"][0]["max_v_error"] is None
+    assert not rung["layers"][0]["v_holds"]
+    first = rung["layers"][0]["first_v"]
+    assert (first["to"] is None, abs(first["from"]) > np.finfo(np.float32).max) == (True, True)
+    page = files / "report.html"
+    code, text = call("net.onnx", *ORT, "--report", str(page))
+    assert code == 1
+    assert "onnxruntime overflow; the spikes give " in words(text)
+    assert all("overflow" in shown and "inf" not in shown.split() for shown in (text, page.read_text()))
