@@ -109,6 +109,19 @@ def test_the_picture_shows_every_core(tmp_path, capsys):
     assert "http" not in path.read_text().replace("http://www.w3.org/2000/svg", "")
 
 
+def test_of_a_chip_of_millions_of_cores_the_picture_shows_the_rows_in_use(tmp_path, chip, capsys):
+    path = tmp_path / "map.svg"
+    profile = chip(neurons_per_core=64, cores=20_000_000)
+    assert main(["map", NET, "--profile", profile, "--picture", str(path)]) == 0
+    assert "10 of 20000000 cores" in capsys.readouterr().out
+    root = ET.fromstring(path.read_text())
+    space = "{http://www.w3.org/2000/svg}"
+    classes = [r.get("class") for r in root.iter(f"{space}rect")]
+    assert (classes.count("core"), classes.count("core unused")) == (10, 6)
+    words = [t.text for t in root.iter(f"{space}text")]
+    assert "chip 1, of 20,000,000 cores: the rows in use" in words
+
+
 BAD = [
     (["--profile", "loihi9"], "profile 'loihi9': unknown name"),
     (["--profile", "cmos45"], "profile 'cmos45': limits of a core = none, allowed one or more of neurons_per_core"),

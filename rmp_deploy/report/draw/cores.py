@@ -37,13 +37,17 @@ text { fill: #e8ebee; } .words { fill: #c3cad1; } .page { fill: #121517; } .numb
 def to_svg(found: Utilization, name: str, headline: str) -> str:
     """The cores of all layers in order, chip by chip, over a legend that names every layer with its numbers.
 
+    Of a chip of more cores than anybody could tell apart, only the rows in use.
+
     Raises:
         RmpDeployError: more cores than a picture can show.
     """
     if found.cores > MOST_CORES:
         what = f"picture of '{name}': cores = {found.cores}, allowed at most {MOST_CORES}"
         raise RmpDeployError(f"{what}. Leave --picture out: the table holds every layer.")
-    per_chip = found.cores_per_chip or COLUMNS * math.ceil(found.cores / COLUMNS)
+    rows_in_use = COLUMNS * math.ceil(found.cores / COLUMNS)
+    too_many = found.cores_per_chip is not None and found.cores_per_chip > MOST_CORES  # then they are all on one chip
+    per_chip = rows_in_use if found.cores_per_chip is None or too_many else found.cores_per_chip
     chips = math.ceil(found.cores / per_chip)
     chip_width = PITCH * min(COLUMNS, per_chip)
     chip_height = PITCH * math.ceil(per_chip / COLUMNS)
@@ -67,7 +71,8 @@ def to_svg(found: Utilization, name: str, headline: str) -> str:
         left = PAD + chip % across * (chip_width + GAP)
         top = PAD + HEAD + chip // across * (chip_height + GAP)
         if found.cores_per_chip:
-            _text(root, f"chip {chip + 1}", left, top - 5, "words")
+            note = f", of {found.cores_per_chip:,} cores: the rows in use" if too_many else ""
+            _text(root, f"chip {chip + 1}{note}", left, top - 5, "words")
         for place in range(per_chip):
             x, y = left + place % COLUMNS * PITCH, top + place // COLUMNS * PITCH
             at = chip * per_chip + place
