@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Literal
 
 import numpy as np
@@ -52,17 +53,51 @@ class Axis:
     groups: int
     each: int = 1
 
-    def counts(self, tile: int) -> tuple[Ints, Ints, Ints]:
-        """By tile: source positions that it reads, and synapses; by source position: tiles that read it."""
-        n, taps = self.reads.shape
-        of_tile = np.repeat(np.arange(n) // tile, taps)
-        read = self.reads.ravel() >= 0
-        tiles = -(-n // tile)
-        synapses = np.bincount(of_tile[read], minlength=tiles)
-        pairs = np.unique(of_tile[read] * self.groups + self.reads.ravel()[read])
-        sources = np.bincount(pairs // self.groups, minlength=tiles)
-        readers = np.bincount(pairs % self.groups, minlength=self.groups)
-        return sources * self.each, synapses * self.each, np.repeat(readers, self.each)
+    def sources(self, tile: int) -> Ints:
+        """Source positions that each tile reads: of those that several of its positions read, the first counts."""
+        position, before, count = self._repeats
+        tiles = position // tile
+        first = tiles != before // tile
+        found = np.bincount(tiles[first], weights=count[first], minlength=-(-len(self.reads) // tile))
+        sources: Ints = found.astype(np.int64) * self.each
+        return sources
+
+    def synapses(self, tile: int) -> Ints:
+        """Synapses of each tile."""
+        found: Ints = np.add.reduceat(self._taps, np.arange(0, len(self.reads), tile)) * self.each
+        return found
+
+    def readers(self, tile: int) -> Ints:
+        """Tiles that read each source position."""
+        group, position, before = self._pairs
+        found = np.bincount(group[position // tile != before // tile], minlength=self.groups)
+        return np.repeat(found, self.each)
+
+    @cached_property
+    def _taps(self) -> Ints:
+        """Groups that each position reads."""
+        return np.count_nonzero(self.reads >= 0, axis=1).astype(np.int64)
+
+    @cached_property
+    def _pairs(self) -> tuple[Ints, Ints, Ints]:
+        """Of every read: its group, its position, and the position before that reads the group too, or -1."""
+        position, tap = np.nonzero(self.reads >= 0)
+        group = self.reads[position, tap]
+        order = np.lexsort((position, group))
+        group, position = group[order], position[order]
+        before = np.full(len(group), -1, np.int64)
+        before[1:] = np.where(group[1:] == group[:-1], position[:-1], -1)
+        return group, position, before
+
+    @cached_property
+    def _repeats(self) -> tuple[Ints, Ints, Ints]:
+        """Position and position before of `_pairs`, and how many have both: of a window almost all are a stride apart,
+        so that a tile of any size costs as much as its positions, and not as their taps.
+        """
+        _, position, before = self._pairs
+        wide = len(self.reads) + 1
+        both, count = np.unique(position * wide + before + 1, return_counts=True)
+        return both // wide, both % wide - 1, count
 
 
 @dataclass(frozen=True)

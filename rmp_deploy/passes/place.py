@@ -195,10 +195,11 @@ def _largest_use(
     use[NEURON_LIMIT] = _product(sizes)
     bits, axons = np.zeros(shape, np.int64), np.zeros(shape, np.int64)
     for connection in layer.connections:
-        counts = [[axis.counts(int(t)) for t in size] for axis, size in zip(connection.axes, sizes, strict=True)]
-        use[INPUT_LIMIT] += _product([np.array([c[0].max() for c in axis]) for axis in counts])
-        axons += _product([np.array([c[0].sum() for c in axis]) for axis in counts])
-        synapses = _product([np.array([c[1].max() for c in axis]) for axis in counts])
+        axes = list(zip(connection.axes, sizes, strict=True))
+        sources = [[axis.sources(int(t)) for t in size] for axis, size in axes]
+        use[INPUT_LIMIT] += _product([np.array([s.max() for s in axis]) for axis in sources])
+        axons += _product([np.array([s.sum() for s in axis]) for axis in sources])
+        synapses = _product([np.array([axis.synapses(int(t)).max() for t in size]) for axis, size in axes])
         use[SYNAPSE_LIMIT] += synapses
         bits += synapses * connection.bits
     use[MEMORY_LIMIT] = -(-bits // 8)
@@ -213,7 +214,7 @@ def _readers(layer: ChipLayer, tiles: Mapping[str, Shape], leaving: Leaving) -> 
     for reader, connection in leaving:
         if reader not in tiles:
             continue  # a loop, whose later layers are not cut yet
-        found = [axis.counts(t)[2] for axis, t in zip(connection.axes, tiles[reader], strict=True)]
+        found = [axis.readers(t) for axis, t in zip(connection.axes, tiles[reader], strict=True)]
         if tuple(len(f) for f in found) != layer.shape:  # behind a Flatten: each position alike
             blocks = math.prod(int(f.max()) for f in found)
             found = [np.ones(n, np.int64) for n in layer.shape]
@@ -230,9 +231,9 @@ def _placed(layer: ChipLayer, tiles: Mapping[str, Shape], leaving: Leaving) -> L
     bits = np.zeros_like(use[NEURON_LIMIT])
     kernel_bits = 0
     for connection in layer.connections:
-        counts = [axis.counts(t) for axis, t in zip(connection.axes, tile, strict=True)]
-        synapses = _product([c[1] for c in counts])
-        use[INPUT_LIMIT] += _product([c[0] for c in counts])
+        axes = list(zip(connection.axes, tile, strict=True))
+        synapses = _product([axis.synapses(t) for axis, t in axes])
+        use[INPUT_LIMIT] += _product([axis.sources(t) for axis, t in axes])
         use[SYNAPSE_LIMIT] += synapses
         bits += synapses * connection.bits
     for op, width in {c.op.name: (c.op, c.bits) for c in layer.connections}.values():

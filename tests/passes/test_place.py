@@ -358,6 +358,19 @@ def test_a_map_of_one_axis_and_a_large_one_cost_no_enumeration():
     assert int(layer.used["synapses_per_core"].sum()) == 64 * 64 * (3 * 224 - 2) ** 2
 
 
+def test_a_long_window_and_a_wide_dense_layer_are_counted_by_their_positions():
+    """For hundreds of sizes of blocks each: a window of 80 taps on 16,000 positions, 80,000 neurons of 2 inputs."""
+    window = Conv1d(name="c", inputs=("x",), weight=np.ones((1, 1, 80)))
+    g = spiking(window, lif("s", "c"), shape=(1, 16_000))
+    (layer,) = place(g, {**FREE, "input_axons_per_core": 1000}).layers
+    assert (layer.tile, layer.cores) == ((1, 885), 18)  # 921 positions read 1000; 18 equal blocks read 964
+    assert layer.used["input_axons_per_core"].tolist() == [964] * 17 + [15_921 - 17 * 885 + 79]
+    assert int(layer.used["synapses_per_core"].sum()) == 80 * 15_921
+    g = spiking(linear("fc", "x", 80_000, 2), lif("s", "fc"), shape=(2,))
+    (layer,) = place(g, {**FREE, "neurons_per_core": 1000}).layers
+    assert (layer.cores, layer.used["input_axons_per_core"].tolist()) == (80, [2] * 80)
+
+
 def test_a_real_valued_network_is_placed_as_its_quantized_form_is(convnet, images):
     """8 bits a weight, the first layer on the host, shortcuts as synapses: what `quantize` makes, block by block."""
     plain, x = convnet(), images(4)
