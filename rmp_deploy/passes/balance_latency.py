@@ -21,7 +21,8 @@ def balance_latency(graph: SpikingGraph) -> SpikingGraph:
     late it is there: ``depth = depth of what a synapse reads + 1``, ``depth - steps`` behind a Delay, and the same for
     every other op, so that the values that one reads must be equally deep. Every layer is put as early as what it reads
     allows, and spikes that come too early wait in relays: a relay is an identity synapse, ``relay_<value>_<k>``, and
-    neurons without a memory, ``relay_<value>_<k>_lif``. It hands spikes on one step later there, and in the graph,
+    neurons without a memory, ``relay_<value>_<k>_lif`` (with one more ``_`` behind k for as long as an op of the graph
+    has that name). It hands spikes on one step later there, and in the graph,
     where synapses take no time, it is the identity in the same step.
 
     Relays stand right behind the neurons whose spikes wait, and all readers share them: one that waits two steps reads
@@ -74,6 +75,7 @@ class _Balanced:
     def __init__(self, graph: SpikingGraph, depth: dict[str, int]) -> None:
         self.old, self.depth = graph, depth
         self.parts = parts(graph)
+        self.taken = {graph.input.name, *graph.by_name}
         self.made: dict[str, Op] = {}
         self.wanted: list[tuple[str, Op, int]] = []  # under that name, that op at that depth
 
@@ -102,7 +104,7 @@ class _Balanced:
             raise op_error(op.kind, op.name, f"it would have to wait {steps} steps", "spikes", "Read spikes")
         value, loihi = op.name, isinstance(op, LoihiLIF)
         for k in range(1, steps + 1):
-            name = f"relay_{op.name}_{k}"
+            name = self._free(op.name, k)
             yield identity(name, value, self.old.shapes[op.name], loihi)
             value = f"{name}_lif"
             yield forgetful(value, name, loihi)
@@ -115,9 +117,16 @@ class _Balanced:
         if op is None or not ways:  # of the host alone
             return value
         if isinstance(op, NEURONS):
-            return f"relay_{value}_{late}_lif" if late else value
-        name = f"relay_{value}_{late}" if late else value
+            return f"{self._free(value, late)}_lif" if late else value
+        name = self._free(value, late) if late else value
         self.wanted.append((name, op, depth))
+        return name
+
+    def _free(self, value: str, late: int) -> str:
+        """A name for `value` `late` steps later, always the same; no op of the graph has it, nor with ``_lif``."""
+        name = f"relay_{value}_{late}"
+        while name in self.taken or f"{name}_lif" in self.taken:
+            name += "_"
         return name
 
     def _keep_the_rest(self) -> None:

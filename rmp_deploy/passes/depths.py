@@ -128,22 +128,25 @@ def _as_early_as_possible(graph: SpikingGraph, layer: Mapping[str, str], reads: 
 def _settle(graph: SpikingGraph, depth: dict[str, int], reads: Sequence[Read]) -> None:
     """Put every layer that `depth` reaches as early as what it reads allows: longest ways, by Bellman and Ford."""
     latest: dict[str, Read] = {}  # what each layer has to wait for
-    for _ in range(len({read.reader for read in reads}) + 1):
-        moved = False
+    readers = {read.reader for read in reads}
+    for _ in range(len(readers) + 1):
+        moved: Read | None = None
         for read in reads:
             if read.source in depth:
                 least = depth[read.source] + read.step
                 if read.reader not in depth or depth[read.reader] < least:
-                    depth[read.reader], latest[read.reader], moved = least, read, True
-        if not moved:
+                    depth[read.reader], latest[read.reader], moved = least, read, read
+        if moved is None:
             return
-    on_the_way: dict[str, Read] = {}  # back from any layer that still moves, into the loop and once around it
-    read = next(read for read in latest.values() if depth[read.reader] <= depth[read.source or ""] + read.step)
-    while read.reader not in on_the_way:
-        on_the_way[read.reader] = read
+    assert moved is not None
+    read = moved
+    for _ in readers:  # what moved in the last round has waited for as many layers, so that this ends in a loop
         read = latest[read.source or ""]
-    names = list(on_the_way)
-    raise _never_settles(graph, [on_the_way[name] for name in names[names.index(read.reader) :]])
+    loop: dict[str, Read] = {}
+    while read.reader not in loop:  # once around it
+        loop[read.reader] = read
+        read = latest[read.source or ""]
+    raise _never_settles(graph, list(loop.values()))
 
 
 def _never_settles(graph: SpikingGraph, loop: list[Read]) -> RmpDeployError:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -272,6 +273,17 @@ REFUSED = {
         "Linear 'a': its current has readers 'la', 'add' at different depths, allowed one depth. "
         "Give each a synapse of its own.",
     ),
+    "a loop that is too fast, behind layers and before one": (
+        [Linear(name="a", inputs=("x",), weight=np.eye(3)), lif("la", "a"),
+         Linear(name="b", inputs=("la",), weight=np.eye(3)), lif("lb", "b"),
+         Delay(name="before", inputs=("ld",), steps=1, shape=(3,)),
+         Linear(name="c", inputs=("lb",), weight=np.eye(3)), Linear(name="own", inputs=("before",), weight=np.eye(3)),
+         Add(name="add", inputs=("c", "own")), lif("lc", "add"),
+         Linear(name="d", inputs=("lc",), weight=np.eye(3)), lif("ld", "d"),
+         Linear(name="e", inputs=("ld",), weight=np.eye(3)), lif("le", "e")],
+        "Linear 'own': synapses in its loop = 2, steps of delay = 1, allowed as many: each takes a step. "
+        "Give the Delay in it more steps.",
+    ),
     "a value that does not spike": (
         [Linear(name="a", inputs=("x",), weight=np.eye(3)), LI(name="v", inputs=("a",), decay=0.5),
          Linear(name="b", inputs=("x",), weight=np.eye(3)), lif("lb", "b"),
@@ -291,6 +303,43 @@ def test_what_cannot_wait_is_refused_by_name(case):
     with pytest.raises(RmpDeployError) as e:
         balance_latency(graph_of(*ops, shape=(3,)))
     assert str(e.value).startswith(message)
+
+
+def named_like_relays(case: str) -> SpikingGraph:
+    """The spikes of 'l1' wait, once also flattened; `case` has the name that a relay of theirs would get."""
+    first = Linear(name="f1", inputs=("x",), weight=np.eye(4))
+    if case == "input":
+        ops = [replace(first, inputs=("relay_l1_1",)), lif("l1", "f1"), *block("f2", "l1", "l2")]
+        join = Add(name="add", inputs=("l1", "l2"))
+        given = Input("relay_l1_1", (4,), "direct")
+        ops += [join, *block("f3", "add", "l3")]
+        return SpikingGraph("net", given, tuple(ops), Readout("l3", "sum"), 4)
+    if case == "synapse":
+        ops = [first, lif("l1", "f1"), *block("relay_l1_1", "l1", "l2"), Add(name="add", inputs=("l1", "l2"))]
+    elif case == "neurons":
+        ops = [first, lif("l1", "f1"), *block("f2", "l1", "relay_l1_1_lif")]
+        ops.append(Add(name="add", inputs=("l1", "relay_l1_1_lif")))
+    else:
+        ops = [first, lif("l1", "f1"), Flatten(name="flat", inputs=("l1",)), *block("relay_flat_1", "flat", "l2")]
+        ops.append(Add(name="add", inputs=("flat", "l2")))
+    return graph_of(*ops, *block("f3", "add", "l3"), shape=(4,))
+
+
+def block(synapse, source, neurons):
+    weight = np.random.default_rng(len(synapse)).normal(0.2, 1, (4, 4))
+    return [Linear(name=synapse, inputs=(source,), weight=weight), lif(neurons, synapse)]
+
+
+@pytest.mark.parametrize("case", ["synapse", "neurons", "copy", "input"])
+def test_names_that_relays_would_get_may_be_taken(case):
+    graph = named_like_relays(case)
+    balanced = balance_latency(graph)
+    assert relays(graph) == {"l1": 1}
+    assert len(balanced.by_name) == len(graph.ops) + 2 + (case == "copy")
+    for op in graph.ops:
+        assert type(balanced.by_name[op.name]) is type(op)
+    agree(graph, balanced)
+    assert_balanced(balanced)
 
 
 def test_an_or_pool_is_a_synapse_and_neurons_that_forget():
