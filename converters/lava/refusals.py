@@ -63,9 +63,10 @@ def refusals(graph: SpikingGraph) -> Refusals:
         named = [op for op in graph.ops if f"'{op.name}'" in str(e).partition(":")[0]]
         yield (named or [*graph.ops])[0], e
         return
-    read = parts(graph)
+    read = parts(balanced)  # as Lava reads it: a pool of joined spikes is a layer there, and joins nothing
     for linear in graph.of_type(LoihiLinear):
-        if len(links(graph, linear, read[linear.inputs[0]])) > 1:
+        reads = read[balanced.by_name[linear.name].inputs[0]]
+        if len(links(balanced, linear, reads)) > 1:
             todo = "It reads joined spikes, whose sums Lava would floor apart: use a larger weight_exp"
             yield from _of_exponent(linear, todo)
     yield from _of_pieces(graph, balanced)

@@ -369,6 +369,18 @@ def test_refused_by_name(case):
     assert str(next(refusals(graph))[1]) == str(e.value)
 
 
+def test_a_pool_of_joined_spikes_is_one_layer_to_an_exponent():
+    """The weights are odd multiples of 2 with weight_exp = -2: exact where one process floors the whole sum."""
+    net = Layers(13, (2, 4, 4), loihi=True)
+    both = net.add(Concat(name="both", inputs=(net.layer("a", "x", 2), net.layer("b", "x", 2))))
+    pool = net.add(MaxPool2d(name="pool", inputs=(both,), kernel=(2, 2), stride=(2, 2)))
+    weight = 2 * net.rng.integers(-30, 40, (3, 16))
+    assert (weight % 4).any()
+    flat = net.add(Flatten(name="flat", inputs=(pool,)))
+    net.add(LoihiLinear(name="fc", inputs=(flat,), weight=weight, weight_exp=-2))
+    agree(net.graph(), net.samples(5))
+
+
 def random_network(seed: int) -> tuple[SpikingGraph, np.ndarray]:
     """Layers of maps and flat values, which join, delay, pool and lead back."""
     rng = np.random.default_rng(seed)
