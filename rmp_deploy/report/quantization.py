@@ -14,6 +14,8 @@ from rmp_deploy.report.text import CODINGS, MISSING, fixed, number, percent, plu
 
 Section = dict[str, Any]
 
+NOTED = 0.01  # a rounding error of a threshold beyond it deserves a word
+
 
 def headline(section: Section) -> str:
     """``accuracy 98.6 % in floats, 98.6 % in integers, 99.6 % of spikes agree``"""
@@ -80,6 +82,9 @@ def _notes(section: Section) -> Iterator[str]:
         for what, said in (("wraps", "currents wrapped"), ("saturations", "potentials saturated")):
             if neuron[what]:
                 yield f"{layer['name']}: {neuron[what]:,} {said} at 24 bits"
+        if abs(error := neuron["threshold_error"]) > NOTED:
+            why = f"(vth = {neuron['vth']:,} is a whole number)"
+            yield f"{layer['name']}: the threshold is off by {100 * error:+.1f} % {why}"
         if neuron["decay_error"] > 0:
             yield f"{layer['name']}: a decay is off by {number(neuron['decay_error'])} (it is k/4096 on the chip)"
         if neuron["bias_shift"] > 0:
