@@ -33,6 +33,7 @@ from rmp_deploy.ir.graph import SpikingGraph
 from rmp_deploy.ir.ops import Quantize
 from rmp_deploy.ir.ops.loihi import WEIGHT_BITS
 from rmp_deploy.passes.quantize import INPUT_CODINGS, LayerResult, Quantized, quantize
+from rmp_deploy.passes.quantize.network import MESSAGE_BITS
 from rmp_deploy.report.json import Section
 from rmp_deploy.report.quantization import render
 from rmp_deploy.training.data import Samples
@@ -80,7 +81,7 @@ def run(args: argparse.Namespace) -> int:
         def show(done: Sequence[LayerResult], layers: int) -> None:
             bar.update(task, completed=len(done), total=layers)
 
-        found = quantize(graph, calibration[:n], weight_bits, args.input, show)
+        found = quantize(graph, calibration[:n], weight_bits, args.input, show, _message_bits(profile))
     _check_limits(found.graph, profile)
     graphs, tuning = {"float": graph, "integer": found.graph}, None
     if train is not None:
@@ -124,6 +125,12 @@ def _check_options(profile: HardwareProfile, weight_bits: int | dict[str, int], 
     if coding == "graded" and profile.limits["graded_spike_bits"].value == 0:
         what = f"--input = graded, allowed host: graded_spike_bits = 0 [{profile.name}]"
         raise RmpDeployError(f"quantize: {what}. {TODO['graded_spike_bits']}.")
+
+
+def _message_bits(profile: HardwareProfile) -> int:
+    """Of a graded input, at most."""
+    allowed = profile.limits["graded_spike_bits"].value
+    return min(MESSAGE_BITS, int(allowed)) if allowed else MESSAGE_BITS  # 0: nothing is graded, `_check_options`
 
 
 def _check_limits(graph: SpikingGraph, profile: HardwareProfile) -> None:

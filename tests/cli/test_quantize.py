@@ -13,7 +13,7 @@ import rmp_deploy
 from rmp_deploy import backends
 from rmp_deploy.cli import main
 from rmp_deploy.ir import onnx_io
-from rmp_deploy.ir.ops import LIF
+from rmp_deploy.ir.ops import LIF, Quantize
 from rmp_deploy.passes.quantize import quantize
 from rmp_deploy.training import data
 
@@ -85,7 +85,6 @@ REFUSED = [
         {"graded_spike_bits": 0},
         "--input = graded, allowed host: graded_spike_bits = 0 [small]. Let the host encode",
     ),
-    (["--input", "graded"], {"graded_spike_bits": 2}, "Quantize 'x_quantize': bits of a graded spike = "),
     ([], {"weight_bits": 6}, "--weight-bits = 8, allowed 6 [small]. Ask for fewer weight bits."),
     (["--weight-bits", "conv2=4", "fc1=7"], {"weight_bits": 6}, "--weight-bits = 7, allowed 6 [small]"),
     (["--weight-bits", "conv2=6"], {"weight_bits": 6}, "LoihiLinear 'fc1': bits of a weight = 8, allowed 6 [small]"),
@@ -98,6 +97,16 @@ REFUSED = [
     ([], {"bias_bits": 10}, "LoihiLIF 'lif2': bits of bias_mant and its sign = 13, allowed 10 [small]"),
     ([], {"state_bits": 16}, "LoihiLIF 'lif2': bits of a state = 24, allowed 16 [small]"),
 ]
+
+
+@pytest.mark.parametrize("bits", [2, 4])
+def test_a_graded_input_takes_no_more_bits_than_the_profile_has(tmp_path, capsys, bits):
+    small, out = profile(tmp_path, graded_spike_bits=bits), str(tmp_path / "net.int.onnx")
+    arguments = ["--data", DIGITS, "--samples", "8", "--input", "graded", "-o", out]
+    assert main(["quantize", NET, "--profile", small, *arguments]) == 0
+    (op,) = rmp_deploy.load(out).of_type(Quantize)
+    assert op.message_bits <= bits
+    assert f"({op.message_bits} bits)" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(("options", "limits", "said"), REFUSED, ids=[said[:40] for _, _, said in REFUSED])
