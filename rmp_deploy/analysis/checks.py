@@ -17,7 +17,10 @@ from rmp_deploy.analysis.bounds import largest_u
 from rmp_deploy.errors import RmpDeployError, op_error
 from rmp_deploy.ir import onnx_io
 from rmp_deploy.ir.graph import SpikingGraph
-from rmp_deploy.ir.ops import Add, Concat, Delay, LoihiLIF, Op
+from rmp_deploy.ir.ops import Delay, LoihiLIF, Op
+from rmp_deploy.passes.balance_latency import balance_latency, relays
+from rmp_deploy.passes.depths import depths
+from rmp_deploy.passes.fold_pool import fold_pool
 
 
 @dataclass(frozen=True)
@@ -96,18 +99,28 @@ def dead_ends(graph: SpikingGraph) -> Iterator[Finding]:
 
 
 def unequal_depths(graph: SpikingGraph) -> Iterator[Finding]:
-    """Joins of values that different numbers of synapses made: where each synapse takes a step, they are apart."""
-    depth = synaptic_depths(graph)
-    for op in graph.of_type(Add, Concat):
-        depths = [depth[i] for i in op.inputs if i in depth]
-        if len(set(depths)) > 1:
-            what, allowed = f"synapses before its inputs = {depths}", "equal ones where each takes a step [lava]"
-            todo = "There, relays make up for the difference (passes.balance_latency)"
-            yield warning("depth", op, op_error(op.kind, op.name, what, allowed, todo))
+    """Spikes that wait for what they join: it has more synapses behind it, each of which takes a step."""
+    try:
+        waits = relays(fold_pool(graph))
+    except RmpDeployError:  # what the `lava` check says
+        return
+    for name, steps in waits.items():
+        kind = graph.by_name[name].kind if name in graph.by_name else "LIF"  # of a pool that was folded
+        what, allowed = f"steps that its spikes wait = {steps}", "0 where each synapse takes a step"
+        todo = "There, relays hold them (passes.balance_latency)"
+        yield Finding("depth", "warning", name, str(op_error(kind, name, what, f"{allowed} [lava]", todo)))
+
+
+def lava_depth(graph: SpikingGraph) -> int | None:
+    """Steps of latency on Lava, relays and pools included; None for what is refused there (`synaptic_depths`)."""
+    try:
+        return max(depths(balance_latency(fold_pool(graph))).values(), default=0)
+    except RmpDeployError:
+        return None
 
 
 def synaptic_depths(graph: SpikingGraph) -> dict[str, int]:
-    """Synapses on the longest way from the input to each value: its steps of latency on Lava; a Delay's steps off.
+    """Synapses on the longest way from the input to each value, less a Delay's steps.
 
     What only a recurrent edge leads to has none: there the synapse's own step is part of the Delay.
     """

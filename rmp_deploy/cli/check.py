@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from dataclasses import asdict
 
 from rmp_deploy.analysis import chip_checks
-from rmp_deploy.analysis.checks import CHECKS, Check, Finding, check_file, synaptic_depths, warning
+from rmp_deploy.analysis.checks import CHECKS, Check, Finding, check_file, lava_depth, synaptic_depths, warning
 from rmp_deploy.cli.common import add_file, console, print_json
 from rmp_deploy.errors import op_error
 from rmp_deploy.hw_profiles import load as load_profile
@@ -28,7 +28,8 @@ def run(args: argparse.Namespace) -> int:
     of_chips = [check for profile in profiles for check in chip_checks.checks(profile)]
     unknown = {profile.name: chip_checks.unknown_limits(profile) for profile in profiles}
     graph, findings = check_file(args.file, (*ALL, *of_chips))
-    depth = None if graph is None else max(synaptic_depths(graph).values())
+    steps = None if graph is None else lava_depth(graph)
+    depth = steps if graph is None or steps is not None else max(synaptic_depths(graph).values())
     failed = any(finding.severity == "error" for finding in findings)
     if args.json:
         found = [asdict(finding) for finding in findings]
@@ -40,8 +41,8 @@ def run(args: argparse.Namespace) -> int:
         out.print(f"{finding.severity} ({finding.check}): {finding.message}")
     if graph is None:
         return 1
-    latency = f"{depth} synapses deep (on Lava {graph.T} N + {depth} steps for N samples)"
-    out.print(f"{graph.name}: {len(graph.ops)} ops, T = {graph.T}, {latency}")
+    latency = "" if steps is None else f" (on Lava {graph.T} N + {steps} steps for N samples)"
+    out.print(f"{graph.name}: {len(graph.ops)} ops, T = {graph.T}, {depth} synapses deep{latency}")
     for name, limits in unknown.items():
         if limits:
             out.print(f"{name}: not checked, since unknown: {', '.join(limits)}")

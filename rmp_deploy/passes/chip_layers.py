@@ -71,12 +71,14 @@ class Axis:
         """Tiles that read each source position."""
         group, position, before = self._pairs
         found = np.bincount(group[position // tile != before // tile], minlength=self.groups)
-        return np.repeat(found, self.each)
+        readers: Ints = np.repeat(found, self.each)
+        return readers
 
     @cached_property
     def _taps(self) -> Ints:
         """Groups that each position reads."""
-        return np.count_nonzero(self.reads >= 0, axis=1).astype(np.int64)
+        taps: Ints = (self.reads >= 0).sum(axis=1, dtype=np.int64)
+        return taps
 
     @cached_property
     def _pairs(self) -> tuple[Ints, Ints, Ints]:

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import itertools
 import tracemalloc
+from contextlib import ExitStack
 from dataclasses import replace
 
 import numpy as np
 import pytest
 
 from rmp_deploy.analysis.bounds import BOUNDS, largest_u
-from rmp_deploy.analysis.checks import CHECKS, dead_ends, silent_neurons, synaptic_depths, unequal_depths
+from rmp_deploy.analysis.checks import CHECKS, dead_ends, lava_depth, silent_neurons, synaptic_depths, unequal_depths
+from rmp_deploy.converters.lava import compat
 from rmp_deploy.ir import reference
 from rmp_deploy.ir.graph import Input, Readout, SpikingGraph
 from rmp_deploy.ir.ops import (
@@ -29,6 +31,7 @@ from rmp_deploy.ir.ops import (
     MaxPool2d,
     SumPool2d,
 )
+from rmp_deploy.passes.balance_latency import relays
 
 
 def lif(name, source, decay=0.5, v_threshold=1.0, **changes):
@@ -201,9 +204,62 @@ def test_depths_count_synapses_and_unequal_ones_are_named():
     assert depth == {"x": 0, "fc1": 1, "s1": 1, "fc2": 2, "recurrent": 2, "s2": 2, "residual": 2, "fc3": 3}
     (found,) = unequal_depths(g)
     assert found.message == (
-        "Add 'residual': synapses before its inputs = [2, 1], allowed equal ones where each takes a step [lava]. "
-        "There, relays make up for the difference (passes.balance_latency)."
+        "LIF 's1': steps that its spikes wait = 1, allowed 0 where each synapse takes a step [lava]. "
+        "There, relays hold them (passes.balance_latency)."
     )
+    assert lava_depth(g) == 3
+
+
+def maps(*ops):
+    """Spikes 'l1' of a 2 x 4 x 4 map, then `ops` up to 'a', then a convolution and neurons."""
+    first, last = conv("c1", "x"), conv("c3", "a")
+    return graph(first, lif("l1", "c1"), *ops, last, lif("l3", "c3"), shape=(2, 4, 4))
+
+
+def conv(name, source):
+    weight = np.random.default_rng(len(name)).normal(size=(2, 2, 3, 3))
+    return Conv2d(name=name, inputs=(source,), weight=weight, padding=(1, 1))
+
+
+OR = MaxPool2d(name="p", inputs=("l1",), kernel=(3, 3), stride=(1, 1), padding=(1, 1))
+JOINS = {  # what joins, who waits how long, how deep all of it is
+    "an OR pool is neurons": (
+        (OR, conv("c2", "l1"), lif("l2", "c2"), Add(name="a", inputs=("p", "l2"))),
+        {},
+        3,
+    ),
+    "an OR pool and what it pools": ((OR, Add(name="a", inputs=("p", "l1"))), {"l1": 1}, 3),
+    "a shortcut to a current": (
+        (conv("c2", "l1"), Add(name="s", inputs=("c2", "l1")), lif("a", "s")),
+        {},
+        3,
+    ),
+    "the host waits for free": (
+        (conv("c2", "x"), conv("cc", "l1"), Add(name="s", inputs=("c2", "cc")), lif("a", "s")),
+        {},
+        3,
+    ),
+}
+
+
+@pytest.mark.parametrize("case", JOINS)
+def test_who_waits_and_how_deep_a_network_is_are_what_lava_runs(case):
+    ops, waits, depth = JOINS[case]
+    g = maps(*ops)
+    assert {f.op: int(f.message.split(" = ")[1].split(",")[0]) for f in unequal_depths(g)} == waits == relays(g)
+    assert lava_depth(g) == depth
+    pytest.importorskip("lava")
+    compat.import_lava()
+    from rmp_deploy.converters.lava.network import build
+
+    with ExitStack() as files:
+        assert build(g, np.zeros((2, 3, 2, 4, 4)), (), files).n_steps == 2 * g.T + depth
+
+
+def test_what_lava_cannot_have_is_as_deep_as_its_synapses():
+    g = graph(linear("fc", "x", np.eye(2)), Delay(name="late", inputs=("fc",), steps=1, shape=(2,)), lif("out", "late"))
+    assert (lava_depth(g), list(unequal_depths(g))) == (None, [])
+    assert max(synaptic_depths(g).values()) == 1
 
 
 def test_in_a_network_that_works_only_a_border_neuron_is_found(convnet, images):

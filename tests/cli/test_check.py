@@ -14,6 +14,7 @@ import pytest
 from onnx import helper, numpy_helper
 
 from rmp_deploy import backends
+from rmp_deploy.analysis.checks import lava_depth
 from rmp_deploy.cli import main
 from rmp_deploy.cli.check import ALL, lava
 from rmp_deploy.errors import RmpDeployError
@@ -278,7 +279,7 @@ def test_warnings_are_what_the_passes_and_lava_raise(tmp_path, capsys):
     out = capsys.readouterr().out.splitlines()
     assert out[: len(messages)] == [f"warning ({f['check']}): {f['message']}" for f in report["findings"]]
     assert out[len(messages) :] == [
-        "whole: 14 ops, T = 3, 2 synapses deep (on Lava 3 N + 2 steps for N samples)",
+        "whole: 14 ops, T = 3, 2 synapses deep",  # not on Lava
         f"{len(messages)} warnings",
     ]
 
@@ -365,3 +366,10 @@ def test_exit_codes(tmp_path, capsys):
         out, err = capsys.readouterr()
         assert (out, len(err.splitlines())) == ("", 1)
         assert "cannot be read" in err
+
+
+def test_the_depth_that_is_printed_is_what_a_run_on_lava_takes(capsys):
+    assert main(["check", NET]) == 0
+    assert "T = 4, 4 synapses deep (on Lava 4 N + 4 steps for N samples)" in capsys.readouterr().out
+    assert main(["check", NET, "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["synaptic_depth"] == lava_depth(onnx_io.load(NET)) == 4
