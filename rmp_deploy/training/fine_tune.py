@@ -4,7 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any, NoReturn
 
+import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
@@ -12,6 +15,8 @@ from rmp_deploy.errors import RmpDeployError
 from rmp_deploy.training.data import Samples
 
 HELD_OUT = 10  # every tenth sample, in an order drawn from the seed, is not trained on: it says which epoch is kept
+COUNTS = {"epochs": (0, 10**6), "batch": (1, 2**31 - 1), "seed": (0, 2**63 - 1), "threads": (1, 1024)}
+MAX_LR = 1e30  # float32 holds the steps of it
 
 
 @dataclass(frozen=True)
@@ -53,8 +58,11 @@ def fine_tune(
     `on_step` is told after each batch how many epochs are done, as a fraction too.
 
     Raises:
-        RmpDeployError: no labels, labels beyond the module's values, too few samples, or a loss that is not finite.
+        RmpDeployError: an option outside its range; no labels, labels beyond the module's values, samples that it does
+            not take or too few of them; a loss that is not finite.
     """
+    _check_options(lr, epochs=epochs, batch=batch, seed=seed, threads=threads)
+    _check_samples(samples)
     before = torch.get_num_threads()
     torch.set_num_threads(threads)
     try:
@@ -74,8 +82,7 @@ def _fine_tune(
     on_step: Callable[[float], None],
 ) -> FineTuned:
     x, y, held_x, held_y = _split(samples, seed)
-    with torch.no_grad():
-        classes = int(module(x[:1]).shape[1])
+    classes = _classes(module, x[:1], samples.name)
     highest = max(int(y.max()), int(held_y.max()))
     if highest >= classes:
         what = f"label = {highest}, allowed 0..{classes - 1}"
@@ -107,12 +114,52 @@ def _fine_tune(
     return FineTuned(tuple(done), kept.epoch, len(x), len(held_x))
 
 
+def _check_options(lr: float, **counts: int) -> None:
+    if not (isinstance(lr, int | float) and 0 < lr <= MAX_LR):
+        raise RmpDeployError(f"fine-tuning: lr = {lr!r}, allowed > 0 and at most {MAX_LR:g}. Correct it.")
+    for name, value in counts.items():
+        low, high = COUNTS[name]
+        if type(value) is not int or not low <= value <= high:
+            raise RmpDeployError(f"fine-tuning: {name} = {value!r}, allowed an integer, {low}..{high}. Correct it.")
+
+
+def _check_samples(samples: Samples) -> None:
+    def refuse(what: str, todo: str) -> NoReturn:
+        raise RmpDeployError(f"data '{samples.name}': {what}. {todo}.")
+
+    x, y = samples.x, samples.y
+    if y is None:
+        refuse("labels = none, allowed one per sample", "Add y to train")
+    if len(x) < HELD_OUT:
+        refuse(f"samples = {len(x)}, allowed >= {HELD_OUT}", "Add some")
+    if x.dtype.kind not in "fiub":
+        refuse(f"samples: dtype = {x.dtype}, allowed numbers", "Convert them to float32")
+    if not np.isfinite(_float32(x)).all():
+        refuse("samples: NaN or infinite, allowed finite in float32", "Clean them")
+    if y.shape != (len(x),) or y.dtype.kind not in "iu":
+        refuse(f"labels = {y.dtype} {y.shape}, allowed integers ({len(x)},)", "Give one label per sample")
+    if y.min() < 0:
+        refuse(f"labels = {y.min()}..{y.max()}, allowed integers >= 0", "Number the classes")
+
+
+def _float32(x: npt.NDArray[Any]) -> npt.NDArray[np.float32]:
+    with np.errstate(over="ignore"):
+        return np.asarray(x, np.float32)
+
+
+@torch.no_grad()
+def _classes(module: nn.Module, x: Tensor, name: str) -> int:
+    """How many values the module gives for a sample."""
+    try:
+        return int(module(x).shape[1])
+    except RuntimeError as e:  # torch's word for sizes that do not fit
+        what = f"sample shape = {tuple(x.shape[1:])}, allowed what the network takes ({str(e).splitlines()[0]})"
+        raise RmpDeployError(f"data '{name}': {what}. Give the data that the network was made for.") from e
+
+
 def _split(samples: Samples, seed: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    if samples.y is None:
-        raise RmpDeployError(f"data '{samples.name}': labels = none, allowed one per sample. Add y to train.")
-    if len(samples.x) < HELD_OUT:
-        raise RmpDeployError(f"data '{samples.name}': samples = {len(samples.x)}, allowed >= {HELD_OUT}. Add some.")
-    x, y = torch.from_numpy(samples.x), torch.from_numpy(samples.y)
+    assert samples.y is not None  # checked
+    x, y = torch.from_numpy(_float32(samples.x)), torch.from_numpy(samples.y.astype(np.int64))
     order = torch.randperm(len(x), generator=torch.Generator().manual_seed(seed))
     held, rest = order[::HELD_OUT], order[torch.arange(len(x)) % HELD_OUT != 0]
     return x[rest], y[rest], x[held], y[held]

@@ -76,13 +76,74 @@ def test_bad_samples_and_diverging_losses_are_one_line():
         (blobs(labels=False), 0.1, "data 'blobs': labels = none"),
         (blobs(9), 0.1, "samples = 9, allowed >= 10"),
         (Samples("b", blobs().x, blobs().y + 1, ""), 0.1, "data 'b': label = 3, allowed 0..2"),
-        (blobs(), float("inf"), "fine-tuning: loss = nan in epoch 0, step 1. Lower lr."),
+        (
+            Samples("b", blobs().x * np.float32(1e30), blobs().y, ""),
+            1e30,
+            "fine-tuning: loss = nan in epoch 0, step 1.",
+        ),
     ]
     for samples, lr, said in cases:
         with pytest.raises(RmpDeployError) as e:
             fine_tune(linear(), samples, epochs=1, lr=lr)
         assert said in str(e.value)
         assert "\n" not in str(e.value)
+
+
+OPTIONS = [
+    ({"lr": float("nan")}, "lr = nan, allowed > 0 and at most 1e+30"),
+    ({"lr": float("inf")}, "lr = inf, allowed > 0 and at most 1e+30"),
+    ({"lr": 1e38}, "lr = 1e+38, allowed > 0 and at most 1e+30"),
+    ({"lr": -1.0}, "lr = -1.0, allowed > 0"),
+    ({"lr": 0}, "lr = 0, allowed > 0"),
+    ({"lr": "0.1"}, "lr = '0.1', allowed > 0"),
+    ({"batch": 0}, "batch = 0, allowed an integer, 1.."),
+    ({"batch": 2.5}, "batch = 2.5, allowed an integer, 1.."),
+    ({"epochs": -3}, "epochs = -3, allowed an integer, 0.."),
+    ({"epochs": 2.5}, "epochs = 2.5, allowed an integer, 0.."),
+    ({"epochs": True}, "epochs = True, allowed an integer, 0.."),
+    ({"seed": -1}, "seed = -1, allowed an integer, 0.."),
+    ({"seed": 2**70}, f"seed = {2**70}, allowed an integer, 0.."),
+    ({"threads": 0}, "threads = 0, allowed an integer, 1.."),
+]
+
+
+@pytest.mark.parametrize(("option", "said"), OPTIONS, ids=[said for _, said in OPTIONS])
+def test_an_option_that_cannot_be_is_one_line_and_changes_nothing(option, said):
+    module = linear()
+    before, threads = module.weight.detach().clone(), torch.get_num_threads()
+    with pytest.raises(RmpDeployError) as e:
+        fine_tune(module, blobs(), **{"epochs": 1, **option})
+    assert str(e.value).startswith(f"fine-tuning: {said}")
+    assert "\n" not in str(e.value)
+    torch.testing.assert_close(module.weight.detach(), before, rtol=0, atol=0)
+    assert torch.get_num_threads() == threads
+
+
+X, Y = blobs().x, blobs().y
+SAMPLES = [
+    (X, Y - 1, "labels = -1..1, allowed integers >= 0"),
+    (X, Y + 0.5, "labels = float64 (200,), allowed integers (200,)"),
+    (X, Y[:5], "labels = int64 (5,), allowed integers (200,)"),
+    (X, Y[:, None], "labels = int64 (200, 1), allowed integers (200,)"),
+    (X[:, :2], Y, "sample shape = (2,), allowed what the network takes ("),
+    (X.astype(str), Y, "samples: dtype = <U"),
+    (np.where(np.isin(X, X.max()), np.nan, X), Y, "samples: NaN or infinite, allowed finite"),
+    (X.astype(np.float64) * 1e300, Y, "samples: NaN or infinite, allowed finite"),
+]
+
+
+@pytest.mark.parametrize(("x", "y", "said"), SAMPLES, ids=[said for _, _, said in SAMPLES])
+def test_samples_that_do_not_fit_are_one_line(x, y, said):
+    with pytest.raises(RmpDeployError) as e:
+        fine_tune(linear(), Samples("b", x, y, ""), epochs=1)
+    assert said in str(e.value)
+    assert str(e.value).startswith("data 'b'")
+    assert "\n" not in str(e.value)
+
+
+def test_samples_and_labels_of_other_number_types_are_the_same_samples():
+    given, others = blobs(), Samples("b", X.astype(np.float64), Y.astype(np.uint8), "")
+    assert fine_tune(linear(), others, epochs=2) == fine_tune(linear(), given, epochs=2)
 
 
 def rounded(graph, bits):
