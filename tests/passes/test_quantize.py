@@ -155,6 +155,16 @@ def test_the_ops_keep_their_names_and_the_input_coding_is_in_the_graph():
     assert quantize(lattice_net(1.0), events()).input_coding == "spikes"
 
 
+def test_a_name_that_the_pass_would_give_may_be_taken():
+    renamed = {"lif1": "x_quantize", "lif2": "fc3_dequantize"}
+    net = replace(lattice_net(1.0), input=Input("x", (30,), "direct"))
+    ops = [replace(op, inputs=tuple(renamed.get(i, i) for i in op.inputs)) for op in net.ops]
+    net = replace(net, ops=tuple(replace(op, name=renamed.get(op.name, op.name)) for op in ops))
+    graph = quantize(net, events()[:, 0], input_coding="graded").graph
+    assert [op.name for op in graph.of_type(Quantize, Dequantize)] == ["x_quantize2", "fc3_dequantize2"]
+    assert [op.name for op in graph.of_type(LoihiLIF)] == ["x_quantize", "fc3_dequantize"]
+
+
 def residual_net(seed=0, T=4, shortcut="identity", unit=0.0):
     """A stem, one residual block on maps, a flat residual block, a readout; spikes as input."""
     rng = np.random.default_rng(seed)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any
@@ -136,7 +137,7 @@ class Calibration:
             of_float = {name: world[name][:, :n] for name, world in worlds.items()}
             forced = steps.loihi_lif(choice.neurons.op, current_of(layer, choice.synapses, of_float))
         else:
-            self._dequantize = _output_op(layer.name, choice.scale, bias)
+            self._dequantize = _output_op(self._graph, layer.name, choice.scale, bias)
         self._made |= {op.name: op for op in choice.synapses}
         self.results.append(result_of(layer, grids, bias, target, choice, LayerRuns(current, free, forced)))
 
@@ -190,7 +191,7 @@ def _input_op(graph: SpikingGraph, x: npt.NDArray[Any], message_bits: int) -> Qu
     """Integers of the input, the largest of the samples at full scale."""
     largest = float(np.abs(x).max())
     scale = np.array((2**message_bits - 1) / largest if largest > 0 else 1, np.float32)
-    name = f"{graph.input.name}_quantize"
+    name = _free_name(graph, f"{graph.input.name}_quantize")
     return Quantize(name=name, inputs=(graph.input.name,), scale=scale, message_bits=message_bits)
 
 
@@ -201,7 +202,13 @@ def _check_finite(op: Op, largest: float) -> None:
         raise op_error(op.kind, op.name, f"largest |{op.name}| = {largest:g}", f"{MAX_REAL:g} (float32)", todo)
 
 
-def _output_op(current: str, scale: float, bias: F64) -> Dequantize:
+def _output_op(graph: SpikingGraph, current: str, scale: float, bias: F64) -> Dequantize:
     """Real values of the readout's currents, with the float bias."""
-    factor = np.array(1 / scale, np.float32)
-    return Dequantize(name=f"{current}_dequantize", inputs=(current,), scale=factor, bias=bias.astype(np.float32))
+    name, factor = _free_name(graph, f"{current}_dequantize"), np.array(1 / scale, np.float32)
+    return Dequantize(name=name, inputs=(current,), scale=factor, bias=bias.astype(np.float32))
+
+
+def _free_name(graph: SpikingGraph, name: str) -> str:
+    """`name`, or if an op has it, the first of ``name2``, ``name3`` ... that none has."""
+    numbered = (f"{name}{n}" for n in itertools.count(2))
+    return next(each for each in itertools.chain([name], numbered) if each not in graph.by_name)
