@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import logging
+import multiprocessing
+import os
+import threading
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
@@ -18,6 +21,15 @@ from rmp_deploy.ir.reference import read_out
 from rmp_deploy.ir.trace import Record, Trace
 
 RECORDS: tuple[Record, ...] = ("spikes", "v")
+_turn = threading.Lock()
+
+
+def _own_turn() -> None:
+    global _turn  # noqa: PLW0603
+    _turn = threading.Lock()
+
+
+os.register_at_fork(after_in_child=_own_turn)  # the thread that holds the parent's is not in the child
 
 
 def run(
@@ -31,7 +43,8 @@ def run(
     """Stream samples `x` ([N, *shape] direct, [N, T, *shape] time_series) through Lava in N*T + L time steps.
 
     L is the number of synaptic layers: each sends what it computed one step before. Average pools are folded first.
-    Memory follows `x` and the recorded traces; give a data set in chunks.
+    Memory follows `x` and the recorded traces; give a data set in chunks. Threads take turns: Lava keeps its processes
+    in globals, and a process that is forked while another thread holds a lock waits for it for ever.
 
     Args:
         graph: the network.
@@ -42,7 +55,8 @@ def run(
 
     Raises:
         RmpDeployError: the samples do not fit, Lava cannot compute an op exactly or does not expose what `record` asks
-            for, lava-nc is missing, or one of its processes ended or stood still during the run.
+            for, lava-nc is missing, this process is daemonic, or one of Lava's processes could not be started, ended
+            or stood still during the run.
     """
     backend = "lava_fast" if fast else "lava"
     unknown = [what for what in record if what not in RECORDS]
@@ -50,6 +64,12 @@ def run(
         raise RmpDeployError(
             f"backend '{backend}': record = {unknown[0]!r}, allowed {', '.join(RECORDS)}. "
             "Lava shows the membrane after the reset only: record u with the backend reference."
+        )
+    process = multiprocessing.current_process()
+    if process.daemon:
+        raise RmpDeployError(
+            f"backend '{backend}': daemonic process '{process.name}', allowed one that may have children. "
+            "Run it in the main process, or in a concurrent.futures.ProcessPoolExecutor."
         )
     graph.check_samples(x)
     from rmp_deploy.converters.lava.compat import import_lava
@@ -59,7 +79,7 @@ def run(
     folded = fold_pool(graph)
     import_lava()
     with ExitStack() as files:
-        with _forgotten_by_lava(), _quiet():
+        with _turn, _forgotten_by_lava(), _quiet():
             try:
                 network = build(folded, x, record, files, fast)
             except OSError as e:  # the traces' temporary files

@@ -6,6 +6,7 @@ import mmap
 import os
 import queue
 import signal
+import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
@@ -19,9 +20,10 @@ from rmp_deploy.errors import RmpDeployError
 CHANNEL_SIZE = 4  # messages; Lava's 64 need 0.8 GB of /dev/shm per 224x224x64 map, and steps are in lock-step anyway
 POLL = 0.005  # [s] between looks at Lava's processes
 BLINK = 0.1  # [s] between two looks; what is longer, this process did not run either
-GRACE = 2.0  # [s] for a failed process to end after it has told so
+GRACE = 2.0  # [s] for a failed process to end after it has told so, and for the shared memory's manager
 PATIENCE = 60.0  # [s] in which some process must finish a time step; the slowest of Lava's convolutions take seconds
 SERVICE = "runtime service"
+NOT_STARTED = (OSError, AssertionError, RuntimeError, EOFError)  # no thread; the memory's manager ended at once
 
 
 def execute(
@@ -37,7 +39,7 @@ def execute(
         patience: [s] without a time step that any process finished, after which the run is ended.
 
     Raises:
-        RmpDeployError: a process ended or stands still.
+        RmpDeployError: a process could not be started, ended or stands still.
     """
     from lava.magma.core.process.message_interface_enum import ActorType
     from lava.magma.core.run_conditions import RunSteps
@@ -131,16 +133,19 @@ def _initialize(runtime: Any, names: list[str], channel: Callable[..., Any] | No
     """Runtime.initialize (lava/magma/runtime/runtime.py:155-176), which waits for ever for a child that was killed."""
     from threadpoolctl import threadpool_limits
 
-    runtime._build_watchdog_manager()
-    runtime._build_message_infrastructure()
-    if channel is not None:
-        runtime._messaging_infrastructure.channel_class = lambda channel_type: channel
-    runtime._build_channels()
-    runtime._build_sync_channels()
-    with _no_interrupt(), threadpool_limits(1):  # each layer has a process: more threads only fight over the cores
-        runtime._build_processes()
-        runtime._build_runtime_services()
-    runtime._start_ports()
+    try:
+        runtime._build_watchdog_manager()
+        runtime._build_message_infrastructure()
+        if channel is not None:
+            runtime._messaging_infrastructure.channel_class = lambda channel_type: channel
+        runtime._build_channels()
+        runtime._build_sync_channels()
+        with _no_interrupt(), threadpool_limits(1):  # each layer has a process: more threads only fight over the cores
+            runtime._build_processes()
+            runtime._build_runtime_services()
+        runtime._start_ports()
+    except NOT_STARTED as e:
+        raise _not_started(e) from e
     answers, runtime.exception_q = runtime.exception_q, []
     waited = _Patience()
     for i, (answer, name) in enumerate(zip(answers, names, strict=True)):
@@ -210,11 +215,26 @@ def _stuck(name: str, where: str, patience: float) -> RmpDeployError:
     )
 
 
+def _not_started(error: Exception) -> RmpDeployError:
+    reason = (error.strerror if isinstance(error, OSError) else None) or f"{type(error).__name__}: {error}"
+    return RmpDeployError(
+        f"Lava's processes: {' '.join(reason.split())}, allowed a start of all. "
+        "Look at the limits of processes and open files (ulimit -u, ulimit -n) and at free memory."
+    )
+
+
 def _end(runtime: Any) -> None:
-    """Kill the processes, stopped ones too: every row that they recorded is written. Then free the shared memory."""
+    """Kill the processes, stopped ones too: every row that they recorded is written. Then free the shared memory.
+
+    Its manager is asked to end first. It may not answer: it is a fork, and has no thread that could free a lock which
+    another thread of this process held then.
+    """
     runtime._is_started = runtime._is_running = False  # so that Runtime.__del__ does not wait for killed processes
     infrastructure = runtime._messaging_infrastructure
-    if infrastructure is None:
+    if infrastructure is None or infrastructure.smm is None:
+        return
+    manager = infrastructure.smm._manager
+    if not hasattr(manager, "shutdown"):  # never started, and nothing without it
         return
     with _no_interrupt():
         for actor in infrastructure.actors:
@@ -222,9 +242,13 @@ def _end(runtime: Any) -> None:
                 actor.kill()
         runtime.join()
         shared = list(infrastructure.smm._shared_memory_handles)
-        with suppress(ProcessLookupError, AttributeError):  # a manager that was stopped would not answer
-            os.kill(infrastructure.smm._manager._process.pid, signal.SIGCONT)
+        with suppress(ProcessLookupError):  # a manager that was stopped would not answer
+            os.kill(manager._process.pid, signal.SIGCONT)
+        killer = threading.Timer(GRACE, manager._process.kill)
+        killer.start()
         infrastructure.stop()
+        killer.cancel()
+        killer.join()
         for memory in shared:
             with suppress(FileNotFoundError):  # unlinked by the manager, unless it was killed
                 memory.unlink()

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import importlib.util
+import itertools
 import multiprocessing
 import os
 import re
@@ -12,6 +14,7 @@ import subprocess
 import sys
 import threading
 import time
+from multiprocessing import resource_tracker
 from pathlib import Path
 
 import numpy as np
@@ -55,6 +58,26 @@ def segments(monkeypatch):
     monkeypatch.setattr(lava_runtime, "_end", noting_end)
     yield names
     assert not [name for name in names if (Path("/dev/shm") / name).exists()]
+
+
+SMALL = """
+import faulthandler, multiprocessing, sys, threading
+import numpy as np
+from rmp_deploy.backends import lava
+from rmp_deploy.ir.graph import Input, Readout, SpikingGraph
+from rmp_deploy.ir.ops import LoihiLIF, LoihiLinear
+fc = LoihiLinear(name="fc", inputs=("x",), weight=[[2]])
+n = LoihiLIF(name="n", inputs=("fc",), du=4095, dv=0, vth=3)
+graph = SpikingGraph("net", Input("x", (1,), "direct", 0), (fc, n), Readout("n", "sum"), 6)
+x = np.ones((5, 1))  # 2, 4!, 2, 4!, 2, 4! of each
+"""
+
+
+def printed_by(script, timeout=100):
+    """What a program prints that begins with SMALL; one that hangs is ended, its children with it."""
+    program = [sys.executable, "-c", SMALL + script]
+    found = subprocess.run(program, stdout=subprocess.PIPE, text=True, timeout=timeout, check=True)
+    return found.stdout
 
 
 def open_files():
@@ -149,6 +172,114 @@ def test_the_manager_of_the_shared_memory_may_be_stopped_or_killed(small, monkey
         patch.setattr(lava_runtime, "_wait", signal_and_wait)
         found = lava.run(graph, x)
     assert (found.output == reference.run(graph, x).output).all()
+
+
+def test_a_manager_that_does_not_answer_is_killed(small, monkeypatch):
+    """It was forked while a thread held the lock of the resource tracker, which it needs to unlink the segments."""
+    from lava.magma.runtime.message_infrastructure.shared_memory_manager import SharedMemoryManager
+
+    start = SharedMemoryManager.start
+
+    def start_while_locked(self):
+        held, started = threading.Event(), threading.Event()
+
+        def hold():
+            with resource_tracker._resource_tracker._lock:
+                held.set()
+                started.wait()
+
+        holder = threading.Thread(target=hold)
+        holder.start()
+        held.wait()
+        try:
+            start(self)
+        finally:
+            started.set()
+            holder.join()
+
+    graph, x = small
+    with nothing_left(small), monkeypatch.context() as patch:
+        patch.setattr(SharedMemoryManager, "start", start_while_locked)
+        patch.setattr(lava_runtime, "GRACE", 0.5)
+        found = lava.run(graph, x)
+    assert (found.output == reference.run(graph, x).output).all()
+
+
+def test_runs_in_three_threads_take_turns():
+    script = """
+faulthandler.dump_traceback_later(80, exit=True)
+sums = []
+def run():
+    for fast in (True, False):
+        sums.append(lava.run(graph, x, ("spikes", "v"), fast=fast, patience=20).output.sum())
+threads = [threading.Thread(target=run) for _ in range(3)]
+for thread in threads:
+    thread.start()
+for thread in threads:
+    thread.join()
+print(*map(int, sums))
+"""
+    assert printed_by(script) == "15 15 15 15 15 15\n"
+
+
+def test_a_process_that_was_forked_during_a_run_can_run_too():
+    script = """
+from rmp_deploy.backends import lava_runtime
+fork = multiprocessing.get_context("fork")
+wait = lava_runtime._wait
+def forking_wait(*args):
+    lava_runtime._wait = wait
+    child = fork.Process(target=lambda: print(int(lava.run(graph, x).output.sum()), flush=True))
+    child.start()
+    child.join(60)
+    child.kill()
+    wait(*args)
+lava_runtime._wait = forking_wait
+print(int(lava.run(graph, x).output.sum()))
+"""
+    assert printed_by(script) == "15\n15\n"
+
+
+def test_a_daemonic_process_is_refused():
+    """A worker of multiprocessing.Pool is one; it may have no children, and Lava's processes are."""
+    script = """
+def run():
+    try:
+        lava.run(graph, x)
+    except Exception as e:
+        return f"{type(e).__name__}: {e}"
+with multiprocessing.get_context("fork").Pool(1) as pool:
+    print(pool.apply(run))
+"""
+    assert printed_by(script).startswith(
+        "RmpDeployError: backend 'lava': daemonic process 'ForkPoolWorker-1', allowed "
+    )
+
+
+@pytest.mark.parametrize("at", ["SharedMemoryManager", "SystemProcess"])
+def test_processes_that_cannot_be_started_are_one_line(small, monkeypatch, at):
+    """No process is left: Linux refuses the first, the manager's, or the third of the network's."""
+    from lava.magma.runtime.message_infrastructure import multiprocessing as infrastructure
+
+    kind = getattr(infrastructure, at)
+    start, nth = kind.start, itertools.count(1)
+
+    def fail(self):
+        if at == "SharedMemoryManager" or next(nth) == 3:
+            raise BlockingIOError(errno.EAGAIN, os.strerror(errno.EAGAIN))
+        start(self)
+
+    def line():
+        try:
+            lava.run(*small)
+        except RmpDeployError as e:
+            return str(e)  # without its traceback, which holds the queues of the run
+
+    with nothing_left(small), monkeypatch.context() as patch:
+        patch.setattr(kind, "start", fail)
+        found = line()
+    assert found.startswith("Lava's processes: Resource temporarily unavailable, allowed a start of all. ")
+    assert "\n" not in found
 
 
 def test_a_slow_step_is_not_a_hang(small, monkeypatch):
