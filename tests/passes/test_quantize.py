@@ -491,6 +491,20 @@ def test_weights_that_round_up_together_leave_room_in_24_bits(seed):
     assert found.layers[0].synapses[0].relative_error < 0.7
 
 
+def test_weights_that_would_all_round_to_0_are_refused_by_name():
+    """70,000 weights of +-1 in 2 bits, whose steps are 128: even on messages of one bit their sum leaves 24 bits."""
+    rng, n = np.random.default_rng(0), 70_000
+    weight = np.sign(rng.normal(size=(1, n)))
+    ops = (
+        Linear(name="f1", inputs=("x",), weight=weight),
+        LIF(name="lif", inputs=("f1",), decay=0.5, v_threshold=9.0),
+    )
+    net = SpikingGraph("wide", Input("x", (n,), "direct"), ops, Readout("lif", "mean"), T=1)
+    said = "Linear 'f1': 70000 weights of 2 bits on integers up to 1 in one sum, allowed 8388607 in all"
+    with pytest.raises(RmpDeployError, match=said):
+        quantize(net, rng.random((2, n)), 2, "graded")
+
+
 @pytest.mark.parametrize("coding", ["host", "graded"])
 @pytest.mark.parametrize(
     ("largest", "said"),
