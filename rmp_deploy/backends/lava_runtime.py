@@ -21,7 +21,7 @@ CHANNEL_SIZE = 4  # messages; Lava's 64 need 0.8 GB of /dev/shm per 224x224x64 m
 POLL = 0.005  # [s] between looks at Lava's processes
 BLINK = 0.1  # [s] between two looks; what is longer, this process did not run either
 GRACE = 2.0  # [s] for a failed process to end after it has told so, and for the shared memory's manager
-PATIENCE = 300.0  # [s] in which some process must finish a time step; a step of ResNet19 takes Lava a minute of CPU time
+PATIENCE = 300.0  # [s] in which some process must finish a time step; one of ResNet19 takes Lava a minute of CPU time
 SERVICE = "runtime service"
 NOT_STARTED = (OSError, AssertionError, RuntimeError, EOFError)  # no thread; the memory's manager ended at once
 
