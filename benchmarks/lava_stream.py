@@ -5,8 +5,9 @@ trained, quantized here with graded input, and runs on images of tests/data/fash
 machine, after a warm-up; figures are medians.
 
 - `speedup`: samples per second of a 784-512-10 network with T = 8, building included on both sides: all samples in one
-  run of the backend `lava`, or for every sample the same Dense and LIF processes with Lava's RingBuffers, built, run,
-  read and stopped. `lava_fast` is given for comparison.
+  run of the backend `lava_fast`, over what people do: for every sample the same Dense and LIF processes with Lava's
+  models and RingBuffers, built, run, read and stopped. `speedup_lava` is the same for one run of `lava`, whose models
+  are Lava's own.
 - `conv_speedup`: milliseconds per time step of `lava` over `lava_fast`, from the first time step to the last, without
   building; of the network where it is smaller.
 - `mismatches`: spikes, potentials and outputs of every variant that differ from the NumPy reference.
@@ -144,7 +145,8 @@ def lava_stream(quick: bool) -> dict[str, object]:
     return {
         "firing_rate": networks,
         "samples_per_second": {name: round(rate, 1) for name, rate in rates.items()},
-        "speedup": round(rates["one run, lava"] / rates["one build per sample"], 1),
+        "speedup": round(rates["one run, lava_fast"] / rates["one build per sample"], 1),
+        "speedup_lava": round(rates["one run, lava"] / rates["one build per sample"], 1),
         "ms_per_step": {name: {who: round(ms, 2) for who, ms in t.items()} for name, t in steps.items()},
         "conv_speedups": {name: round(s, 1) for name, s in speedups.items()},
         "conv_speedup": round(min(speedups.values()), 1),
