@@ -26,7 +26,7 @@ def excess_errors(graph: SpikingGraph, profile: HardwareProfile) -> Iterator[Rmp
         for limit, what, bits in needed(op):
             allowed = profile.limits[limit].value
             if allowed is not None and bits > allowed:
-                todo = TODO[limit]
+                todo = REMEDY[limit]
                 yield op_error(op.kind, op.name, f"{what} = {bits}", f"{allowed} [{profile.name}]", todo)
 
 
@@ -54,7 +54,7 @@ def _signed_bits(values: npt.NDArray[Any]) -> int:
     return max(int(values.max()), ~int(values.min())).bit_length() + 1 if values.any() else 0
 
 
-TODO: dict[str, str] = {
+REMEDY: dict[str, str] = {
     "weight_bits": "Ask for fewer weight bits",
     "graded_spike_bits": "Let the host encode the input",
     "threshold_bits": "Use another profile",

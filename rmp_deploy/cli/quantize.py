@@ -11,7 +11,7 @@ from pathlib import Path
 
 from rich.console import Console
 
-from rmp_deploy.analysis.precision import TODO, excess_errors
+from rmp_deploy.analysis.precision import REMEDY, excess_errors
 from rmp_deploy.cli.common import (
     add_data,
     add_file,
@@ -121,10 +121,10 @@ def _check_options(profile: HardwareProfile, weight_bits: int | dict[str, int], 
     allowed = profile.limits["weight_bits"].value
     if allowed is not None and most > allowed:
         what = f"--weight-bits = {most}, allowed {allowed} [{profile.name}]"
-        raise RmpDeployError(f"quantize: {what}. {TODO['weight_bits']}.")
+        raise RmpDeployError(f"quantize: {what}. {REMEDY['weight_bits']}.")
     if coding == "graded" and profile.limits["graded_spike_bits"].value == 0:
         what = f"--input = graded, allowed host: graded_spike_bits = 0 [{profile.name}]"
-        raise RmpDeployError(f"quantize: {what}. {TODO['graded_spike_bits']}.")
+        raise RmpDeployError(f"quantize: {what}. {REMEDY['graded_spike_bits']}.")
 
 
 def _message_bits(profile: HardwareProfile) -> int:
@@ -167,7 +167,7 @@ def _section(found: Quantized, profile: HardwareProfile, accuracy: Section | Non
         "file": str(path),
         "bytes": path.stat().st_size,
         "profile": profile.name,
-        "unknown_limits": [limit for limit in TODO if profile.limits[limit].value is None],
+        "unknown_limits": [limit for limit in REMEDY if profile.limits[limit].value is None],
         "input_coding": found.input_coding,
         "message_bits": next((op.message_bits for op in found.graph.of_type(Quantize)), None),
         "calibration_samples": found.samples,
