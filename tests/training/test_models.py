@@ -10,6 +10,7 @@ import torch
 from torch import nn
 
 from rmp_deploy.training.models import (
+    MLP,
     BasicBlock,
     ConvNet,
     DirectEncoding,
@@ -32,6 +33,7 @@ from rmp_deploy.training.neurons import LIF, neurons
         (resnet20, 11_247_946, 19),  # 11.25 M
         (resnet18, 11_689_512, 17),  # as torchvision's resnet18
         (resnet34, 21_797_672, 33),  # as torchvision's resnet34
+        (MLP, 64 * 128 + 2 * 128 + 128 * 10 + 10, 1),
     ],
 )
 def test_parameters_are_those_of_the_literature(build, parameters, neuron_layers):
@@ -74,6 +76,33 @@ def test_blocks_of_the_wide_resnet20_start_as_their_shortcut():
     gammas = [m.conv2.layer.bn.weight for m in resnet20().modules() if isinstance(m, BasicBlock)]
     assert len(gammas) == 8
     assert not any(g.any() for g in gammas)
+
+
+def test_the_mlp_has_a_layer_per_width_and_is_its_equations():
+    torch.manual_seed(0)
+    model = MLP((2, 3, 3), n_classes=4, hidden=(6, 5), T=3, decay=0.5)
+    assert sum(p.numel() for p in model.parameters()) == 18 * 6 + 2 * 6 + 6 * 5 + 2 * 5 + 5 * 4 + 4
+    x = torch.rand(16, 2, 3, 3)
+    for _ in range(30):
+        model(x)  # the statistics of the batch
+    with torch.no_grad():
+        found = model.eval()(x)
+        currents = [x.flatten(1)] * 3
+        for fc, bn in ((model.fc1, model.bn1), (model.fc2, model.bn2)):
+            v, spikes = torch.zeros(()), []
+            for t in range(3):
+                u = 0.5 * v + bn.layer(fc.layer(currents[t]))
+                spikes.append((u > 0.5).float())
+                v = u * (1 - spikes[t])
+            currents = spikes
+        assert 0.05 < torch.stack(currents).mean() < 0.95
+        torch.testing.assert_close(found, torch.stack([model.fc3.layer(s) for s in currents]).mean(0))
+
+
+@pytest.mark.parametrize("hidden", [(), (8, 0)])
+def test_an_mlp_without_neurons_is_refused(hidden):
+    with pytest.raises(ValueError, match=r"MLP: hidden = \[.*\], allowed at least one width"):
+        MLP(hidden=hidden)
 
 
 def test_a_map_that_cannot_be_halved_is_refused():

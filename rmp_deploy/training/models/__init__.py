@@ -2,10 +2,12 @@
 
 from rmp_deploy.training.models.convnet import ConvNet
 from rmp_deploy.training.models.layers import DirectEncoding, MeanOverTime, TimeDistributed
+from rmp_deploy.training.models.mlp import MLP
 from rmp_deploy.training.models.resnet import BasicBlock, ResNet, resnet18, resnet19, resnet20, resnet34
 from rmp_deploy.training.models.vgg import VGG, vgg16
 
 __all__ = [
+    "MLP",
     "VGG",
     "BasicBlock",
     "ConvNet",
