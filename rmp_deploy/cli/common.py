@@ -51,15 +51,24 @@ def first_samples(args: argparse.Namespace, samples: data.Samples) -> data.Sampl
     return samples.first(args.samples)
 
 
+def check_samples(graph: SpikingGraph, samples: data.Samples) -> None:
+    """`graph.check_samples` of all that is in memory; of samples that are read as they are needed, of the first.
+
+    Each batch of these is checked before it runs.
+    """
+    graph.check_samples(samples.x if isinstance(samples.x, np.ndarray) else samples.x[:1])
+
+
 def batches(
-    graph: SpikingGraph, x: npt.NDArray[Any], backend: str, record: Sequence[Record]
+    graph: SpikingGraph, x: data.SampleArray, backend: str, record: Sequence[Record]
 ) -> Iterator[tuple[npt.NDArray[Any], Trace]]:
-    """`backends.batches` with a progress bar."""
+    """`backends.batches` with a progress bar; only one batch is read at a time."""
     with progress() as bar:
         task = bar.add_task(f"simulate on {backend}", total=len(x))
-        for part, trace in backends.batches(graph, x, backend, record):
-            yield part, trace
-            bar.update(task, advance=len(part))
+        for start in range(0, len(x), backends.BATCH):
+            for part, trace in backends.batches(graph, x[start : start + backends.BATCH], backend, record):
+                yield part, trace
+                bar.update(task, advance=len(part))
 
 
 def console() -> Console:

@@ -63,7 +63,7 @@ def run(args: argparse.Namespace) -> int:
 
     say("4. count and price every operation of 360 test images\n")
     energy, right, first = measure(graph, test, [load_profile(name) for name in PROFILES])
-    other = backends.run(graphs["without RMP-Loss"], test.x, "onnxruntime", ("u",))
+    other = backends.run(graphs["without RMP-Loss"], test.x[:], "onnxruntime", ("u",))
     arms = {"with RMP-Loss": histograms(first), "without RMP-Loss": histograms(other)}
     lines = [(a, r.metrics[-1].test_accuracy, r.metrics[-1].quantization_error) for a, r in results.items()]
     page = out / "report.html"

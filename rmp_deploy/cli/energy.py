@@ -9,7 +9,17 @@ from operator import add
 from rmp_deploy.analysis import counts, membranes
 from rmp_deploy.analysis.energy import price
 from rmp_deploy.analysis.relays import Relays, relays
-from rmp_deploy.cli.common import add_data, add_file, batches, check_output, correct, document, load_data, show
+from rmp_deploy.cli.common import (
+    add_data,
+    add_file,
+    batches,
+    check_output,
+    check_samples,
+    correct,
+    document,
+    load_data,
+    show,
+)
 from rmp_deploy.errors import RmpDeployError
 from rmp_deploy.hw_profiles import HardwareProfile
 from rmp_deploy.hw_profiles import load as load_profile
@@ -37,7 +47,7 @@ def run(args: argparse.Namespace) -> int:
         check_output(args.report, ".html")
     graph = onnx_io.load(args.file)
     samples = load_data(args)
-    graph.check_samples(samples.x)
+    check_samples(graph, samples)
     section, right, first = measure(graph, samples, profiles)
     show(
         document(
@@ -101,4 +111,4 @@ def histograms(trace: Trace) -> dict[str, membranes.Histogram]:
 
 def raster(graph: SpikingGraph, trace: Trace, samples: Samples, sample: int = 0) -> report.Section:
     label = None if samples.y is None else int(samples.y[sample])
-    return report.raster(graph, trace, sample, samples.x[sample], label)
+    return report.raster(graph, trace, sample, samples.x[sample : sample + 1][0], label)

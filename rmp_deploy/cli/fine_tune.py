@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from dataclasses import asdict, replace
 
-from rmp_deploy.cli.common import first_samples, progress
+from rmp_deploy.cli.common import check_samples, first_samples, progress
 from rmp_deploy.errors import RmpDeployError
 from rmp_deploy.ir.graph import SpikingGraph
 from rmp_deploy.passes.quantize import Quantized
@@ -38,7 +38,7 @@ def fine_tuned(found: Quantized, samples: data.Samples, epochs: int) -> tuple[Sp
     from rmp_deploy.converters.ir_to_torch import IntegerNet
     from rmp_deploy.training.fine_tune import fine_tune
 
-    found.graph.check_samples(samples.x)
+    check_samples(found.graph, samples)
     net = IntegerNet(found.graph, found.float_graph)
     with progress() as bar:
         task = bar.add_task("fine-tune", total=epochs)

@@ -17,6 +17,7 @@ from rmp_deploy.cli.common import (
     add_file,
     batches,
     check_output,
+    check_samples,
     console,
     correct,
     load_data,
@@ -71,7 +72,7 @@ def run(args: argparse.Namespace) -> int:
     graph = onnx_io.load(args.file)
     _check_limits(graph, profile)  # what is fed in
     train, samples = (None, load_data(args)) if args.fine_tune is None else load_splits(args)
-    graph.check_samples(samples.x)
+    check_samples(graph, samples)
     calibration = samples.x if train is None else train.x  # none that accuracy is reported of, where there are others
     values = graph.T * sum(math.prod(graph.shapes[op.name]) for op in graph.spiking)
     n = max(1, min(CALIBRATION, CALIBRATION_VALUES // values))

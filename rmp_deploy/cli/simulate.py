@@ -12,7 +12,17 @@ import numpy as np
 from rich.table import Table
 
 from rmp_deploy.backends import BACKENDS
-from rmp_deploy.cli.common import add_data, add_file, batches, check_output, console, correct, load_data, print_json
+from rmp_deploy.cli.common import (
+    add_data,
+    add_file,
+    batches,
+    check_output,
+    check_samples,
+    console,
+    correct,
+    load_data,
+    print_json,
+)
 from rmp_deploy.errors import RmpDeployError
 from rmp_deploy.files import write_atomically
 from rmp_deploy.ir import onnx_io
@@ -35,7 +45,7 @@ def run(args: argparse.Namespace) -> int:
         check_output(args.out, ".npz")
     graph = onnx_io.load(args.file)
     samples = load_data(args)
-    graph.check_samples(samples.x)
+    check_samples(graph, samples)
     start = time.perf_counter()
     record: tuple[Record, ...] = tuple(dict.fromkeys((*wanted, "spikes")))
     kept: list[Trace] = []

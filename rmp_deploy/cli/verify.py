@@ -16,7 +16,17 @@ from rich.progress import Progress, TaskID
 from rmp_deploy import backends
 from rmp_deploy.analysis import parity
 from rmp_deploy.analysis.agreement import Agreement, agreement, check_pair, is_integer
-from rmp_deploy.cli.common import add_data, add_file, check_output, correct, document, load_data, progress, show
+from rmp_deploy.cli.common import (
+    add_data,
+    add_file,
+    check_output,
+    check_samples,
+    correct,
+    document,
+    load_data,
+    progress,
+    show,
+)
 from rmp_deploy.cli.golden import RECORD, check_golden, values_of_a_sample
 from rmp_deploy.errors import RmpDeployError
 from rmp_deploy.ir import onnx_io
@@ -124,7 +134,7 @@ def verify(
     Raises:
         RmpDeployError: samples that do not fit, `quantized` is not of `graph`, or a backend cannot run one of them.
     """
-    graph.check_samples(samples.x)
+    check_samples(graph, samples)
     ladder = _Ladder(graph, backend_names)
     ladders = [ladder]
     if run_folder is not None:
@@ -132,7 +142,7 @@ def verify(
         ladder.runs = {"torch": run_torch, **ladder.runs}
     if quantized is not None:
         check_pair(graph, quantized.graph)
-        quantized.graph.check_samples(samples.x)
+        check_samples(quantized.graph, samples)
         ladders.append(_Ladder(quantized.graph, backend_names))
     cost: Agreement | None = None
     together = min(backends.BATCH, max(1, PART // max(values_of_a_sample(each.graph) for each in ladders)))

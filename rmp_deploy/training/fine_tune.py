@@ -16,6 +16,7 @@ from rmp_deploy.training.data import Samples
 
 HELD_OUT = 10  # every tenth sample, in an order drawn from the seed, is not trained on: it says which epoch is kept
 COUNTS = {"epochs": (0, 10**6), "batch": (1, 2**31 - 1), "seed": (0, 2**63 - 1), "threads": (1, 1024)}
+BATCH = 512  # samples that are read at a time where nothing is trained
 MAX_LR = 1e30  # float32 holds the steps of it
 
 
@@ -81,23 +82,25 @@ def _fine_tune(
     on_epoch: Callable[[FineTuneEpoch], None],
     on_step: Callable[[float], None],
 ) -> FineTuned:
-    x, y, held_x, held_y = _split(samples, seed)
-    classes = _classes(module, x[:1], samples.name)
-    highest = max(int(y.max()), int(held_y.max()))
+    assert samples.y is not None  # checked
+    trained, held = _split(len(samples.x), seed)
+    classes = _classes(module, torch.from_numpy(_float32(samples.x[:1])), samples.name)
+    highest = int(samples.y.max())
     if highest >= classes:
         what = f"label = {highest}, allowed 0..{classes - 1}"
         raise RmpDeployError(f"data '{samples.name}': {what}. Give the data that the network was made for.")
     optimizer = torch.optim.Adam([p for p in module.parameters() if p.requires_grad], lr=lr)
     scheduler = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, max(1, epochs))
     order = torch.Generator().manual_seed(seed)
-    done = [FineTuneEpoch(0, None, *_evaluate(module, held_x, held_y))]
+    done = [FineTuneEpoch(0, None, *_evaluate(module, samples, held))]
     kept, kept_state = done[0], _state(module)
     on_epoch(done[0])
     for epoch in range(epochs):
-        batches = torch.split(torch.randperm(len(x), generator=order), batch)
+        batches = torch.split(trained[torch.randperm(len(trained), generator=order)], batch)
         total = 0.0
         for step, chosen in enumerate(batches):
-            loss = nn.functional.cross_entropy(module(x[chosen]), y[chosen])
+            x, y = _read(samples, chosen)
+            loss = nn.functional.cross_entropy(module(x), y)
             if not torch.isfinite(loss):
                 raise RmpDeployError(f"fine-tuning: loss = {loss.item()} in epoch {epoch}, step {step}. Lower lr.")
             optimizer.zero_grad()
@@ -106,12 +109,12 @@ def _fine_tune(
             total += float(loss.detach())
             on_step(epoch + (step + 1) / len(batches))
         scheduler.step()
-        done.append(FineTuneEpoch(epoch + 1, total / len(batches), *_evaluate(module, held_x, held_y)))
+        done.append(FineTuneEpoch(epoch + 1, total / len(batches), *_evaluate(module, samples, held)))
         if done[-1].held_out_loss < kept.held_out_loss:
             kept, kept_state = done[-1], _state(module)
         on_epoch(done[-1])
     module.load_state_dict(kept_state)
-    return FineTuned(tuple(done), kept.epoch, len(x), len(held_x))
+    return FineTuned(tuple(done), kept.epoch, len(trained), len(held))
 
 
 def _check_options(lr: float, **counts: int) -> None:
@@ -134,7 +137,7 @@ def _check_samples(samples: Samples) -> None:
         refuse(f"samples = {len(x)}, allowed >= {HELD_OUT}", "Add some")
     if x.dtype.kind not in "fiub":
         refuse(f"samples: dtype = {x.dtype}, allowed numbers", "Convert them to float32")
-    if not np.isfinite(_float32(x)).all():
+    if not all(np.isfinite(_float32(x[i : i + BATCH])).all() for i in range(0, len(x), BATCH)):
         refuse("samples: NaN or infinite, allowed finite in float32", "Clean them")
     if y.shape != (len(x),) or y.dtype.kind not in "iu":
         refuse(f"labels = {y.dtype} {y.shape}, allowed integers ({len(x)},)", "Give one label per sample")
@@ -157,18 +160,24 @@ def _classes(module: nn.Module, x: Tensor, name: str) -> int:
         raise RmpDeployError(f"data '{name}': {what}. Give the data that the network was made for.") from e
 
 
-def _split(samples: Samples, seed: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+def _split(n: int, seed: int) -> tuple[Tensor, Tensor]:
+    """Which of the n samples are trained on, and which are held out."""
+    order = torch.randperm(n, generator=torch.Generator().manual_seed(seed))
+    return order[torch.arange(n) % HELD_OUT != 0], order[::HELD_OUT]
+
+
+def _read(samples: Samples, chosen: Tensor) -> tuple[Tensor, Tensor]:
+    """The chosen samples and their labels."""
     assert samples.y is not None  # checked
-    x, y = torch.from_numpy(_float32(samples.x)), torch.from_numpy(samples.y.astype(np.int64))
-    order = torch.randperm(len(x), generator=torch.Generator().manual_seed(seed))
-    held, rest = order[::HELD_OUT], order[torch.arange(len(x)) % HELD_OUT != 0]
-    return x[rest], y[rest], x[held], y[held]
+    index = chosen.numpy()
+    return torch.from_numpy(_float32(samples.x[index])), torch.from_numpy(samples.y[index].astype(np.int64))
 
 
 @torch.no_grad()
-def _evaluate(module: nn.Module, x: Tensor, y: Tensor, batch: int = 512) -> tuple[float, float]:
+def _evaluate(module: nn.Module, samples: Samples, held: Tensor) -> tuple[float, float]:
     """Mean cross entropy and accuracy."""
-    outputs = torch.cat([module(part) for part in torch.split(x, batch)])
+    parts = [(module(x), y) for x, y in (_read(samples, part) for part in torch.split(held, BATCH))]
+    outputs, y = torch.cat([o for o, _ in parts]), torch.cat([y for _, y in parts])
     return float(nn.functional.cross_entropy(outputs, y)), float((outputs.argmax(1) == y).double().mean())
 
 

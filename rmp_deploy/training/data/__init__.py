@@ -11,9 +11,9 @@ from rmp_deploy.errors import RmpDeployError
 from rmp_deploy.training.data.digits import digits
 from rmp_deploy.training.data.idx import idx, idx_splits
 from rmp_deploy.training.data.npz import npz
-from rmp_deploy.training.data.samples import Samples, Split
+from rmp_deploy.training.data.samples import SampleArray, Samples, Split
 
-__all__ = ["NAMED", "Samples", "Split", "load", "load_splits"]
+__all__ = ["NAMED", "SampleArray", "Samples", "Split", "load", "load_splits"]
 
 NAMED: dict[str, Callable[[Split], Samples]] = {"digits": digits}
 

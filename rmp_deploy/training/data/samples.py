@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -13,16 +13,38 @@ from rmp_deploy.errors import RmpDeployError
 
 Split = Literal["train", "test"]
 MAX_CLASSES = 1_000_000
+Index = slice | npt.NDArray[np.int64]
+
+
+class SampleArray(Protocol):
+    """[N, ...] float32, in memory (a NumPy array is one) or read when it is indexed: only then are values there.
+
+    Indexing copies what is not in memory, so that memory follows the batch that is asked for.
+    """
+
+    @property
+    def shape(self) -> tuple[int, ...]: ...
+
+    @property
+    def dtype(self) -> np.dtype[Any]: ...
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, index: Index, /) -> npt.NDArray[np.float32]: ...
 
 
 @dataclass(frozen=True)
 class Samples:
-    """N samples: `x` [N, ...] float32, labels `y` [N] int64 where known, and where they come from."""
+    """N samples: `x` [N, ...] float32, labels `y` [N] int64 where known, and where they come from.
+
+    With `time_series` one sample is [T, ...], such as the frames of an event camera; else it is seen at every step.
+    """
 
     name: str
-    x: npt.NDArray[np.float32]
+    x: SampleArray
     y: npt.NDArray[np.int64] | None
     source: str
+    time_series: bool = False
 
     def first(self, n: int | None) -> Samples:
         """The first `n` samples (all of them where n is None).
@@ -34,7 +56,7 @@ class Samples:
             return self
         if not 1 <= n <= len(self.x):
             raise RmpDeployError(f"data '{self.name}': samples = {n}, allowed 1..{len(self.x)}. Ask for fewer.")
-        return Samples(self.name, self.x[:n], None if self.y is None else self.y[:n], self.source)
+        return replace(self, x=self.x[:n], y=None if self.y is None else self.y[:n])
 
 
 def labels(path: Path, y: npt.NDArray[Any] | None, n: int) -> npt.NDArray[np.int64] | None:
