@@ -25,8 +25,7 @@ from rmp_deploy.training import data
 from rmp_deploy.training.config import RMPConfig, TrainConfig, preset
 from rmp_deploy.training.loop import evaluate, save_run, train
 from rmp_deploy.training.models import ResNet
-from rmp_deploy.training.models.layers import conv_bn
-from rmp_deploy.training.neurons import LIF
+from rmp_deploy.training.models.layers import conv_bn, lif
 from rmp_deploy.training.rmp_loss import RMPLoss
 
 HERE = Path(__file__).parent
@@ -60,8 +59,8 @@ def residual(path: Path) -> None:
     samples, test = data.load_splits("digits")
     assert samples.y is not None
     x, y = torch.from_numpy(samples.x), torch.from_numpy(samples.y)
-    stem = nn.Sequential(OrderedDict(conv=conv_bn(1, 8), lif=LIF()))
-    model = ResNet(stem, c_stem=8, blocks=(1, 1), widths=(8, 16), n_classes=10, T=T, neuron=LIF)
+    stem = nn.Sequential(OrderedDict(conv=conv_bn(1, 8), lif=lif(8)))
+    model = ResNet(stem, c_stem=8, blocks=(1, 1), widths=(8, 16), n_classes=10, T=T, neuron=lif)
     rmp_loss = RMPLoss(model)
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9, weight_decay=5e-4)
     scheduler = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, EPOCHS)

@@ -7,7 +7,7 @@ import math
 import sys
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 from rmp_deploy.errors import RmpDeployError
 
@@ -16,19 +16,48 @@ if sys.version_info >= (3, 11):
 else:
     import tomli as tomllib
 
+ModelName = Literal["convnet", "mlp", "vgg16", "resnet19", "resnet20", "resnet18", "resnet34"]
+Encoding = Literal["direct", "poisson", "ttfs", "time_series"]
+Reset = Literal["hard", "soft"]
+SurrogateName = Literal["rectangular", "tanh", "sigmoid", "arctan"]
 Schedule = Literal["triangle", "ramp_hold", "constant"]
-SCHEDULES: tuple[Schedule, ...] = ("triangle", "ramp_hold", "constant")
+Augmentation = Literal["crop", "flip", "autoaugment", "cutout"]
+WeightDecayOn = Literal["all", "weights"]
+SCHEDULES: tuple[Schedule, ...] = get_args(Schedule)
+WIDTHS: dict[ModelName, tuple[int, ...]] = {  # of convolutional blocks or stages; of mlp, hidden layers
+    "convnet": (16, 32),
+    "mlp": (128,),
+    "vgg16": (64, 128, 256, 512, 512),
+    "resnet19": (128, 256, 512),
+    "resnet20": (64, 128, 256, 512),
+    "resnet18": (64, 128, 256, 512),
+    "resnet34": (64, 128, 256, 512),
+}
+ANY_DEPTH: tuple[ModelName, ...] = ("convnet", "mlp")  # the others have as many stages as they have widths above
+MAX_WIDTH = 65_536  # channels or neurons of one layer
 
 
 @dataclass(frozen=True)
 class ModelConfig:
-    """The convnet of `rmp_deploy.training.models.ConvNet`."""
+    """A network of `rmp_deploy.training.models` and its neurons; docs/train.md says what each key means."""
 
-    channels: tuple[int, ...] = (16, 32)
-    hidden: int = 64
+    name: ModelName = "convnet"
+    channels: tuple[int, ...] = ()  # empty: WIDTHS
+    hidden: int = 64  # of convnet
     T: int = 4
+    encoding: Encoding = "direct"
     decay: float = 0.25
     v_threshold: float = 0.5
+    reset: Reset = "hard"
+    surrogate: SurrogateName = "rectangular"
+    detach_reset: bool = False
+    learn_decay: bool = False
+    mpbn: bool = False
+
+    @property
+    def widths(self) -> tuple[int, ...]:
+        """`channels`, or the model's own."""
+        return self.channels or WIDTHS[self.name]
 
 
 @dataclass(frozen=True)
@@ -42,22 +71,38 @@ class RMPConfig:
 
 @dataclass(frozen=True)
 class TrainConfig:
-    """Everything that decides a run's weights, the seed included."""
+    """Everything that decides a run's weights, the seed included; docs/train.md says what each key means."""
 
-    data: str = "digits"  # a name, a folder of IDX files or an .npz; "": to be given
+    data: str = "digits"  # a name, a folder or a file; "": to be given
+    image_size: int = 0  # 0: as they are
+    augmentation: tuple[Augmentation, ...] = ()
     epochs: int = 30
     batch: int = 64
     lr: float = 0.1
     momentum: float = 0.9
     weight_decay: float = 5e-4
+    weight_decay_on: WeightDecayOn = "all"
+    amp: bool = False
     seed: int = 7
     threads: int = 1  # of torch; they decide the order of float sums, and so the weights
     model: ModelConfig = field(default_factory=ModelConfig)
     rmp_loss: RMPConfig = field(default_factory=RMPConfig)
 
     def __post_init__(self) -> None:
-        widths = self.model.channels
+        m, widths = self.model, self.model.channels
+        choices = [
+            *(("augmentation", augmentation, Augmentation) for augmentation in self.augmentation),
+            ("weight_decay_on", self.weight_decay_on, WeightDecayOn),
+            ("model.name", m.name, ModelName),
+            ("model.encoding", m.encoding, Encoding),
+            ("model.reset", m.reset, Reset),
+            ("model.surrogate", m.surrogate, SurrogateName),
+            ("rmp_loss.schedule", self.rmp_loss.schedule, Schedule),
+        ]
         limits = [
+            *((what, value, value in get_args(kind), " | ".join(get_args(kind))) for what, value, kind in choices),
+            ("image_size", self.image_size, 0 <= self.image_size <= MAX_WIDTH, f"0 (as they are)..{MAX_WIDTH}"),
+            ("augmentation", self.augmentation, len({*self.augmentation}) == len(self.augmentation), "each once"),
             ("epochs", self.epochs, self.epochs >= 1, ">= 1"),
             ("batch", self.batch, self.batch >= 2, ">= 2 (BatchNorm)"),
             ("lr", self.lr, 0 < self.lr < math.inf, "> 0"),
@@ -65,28 +110,25 @@ class TrainConfig:
             ("weight_decay", self.weight_decay, 0 <= self.weight_decay < math.inf, ">= 0"),
             ("threads", self.threads, self.threads >= 1, ">= 1"),
             ("seed", self.seed, 0 <= self.seed < 2**63, ">= 0"),
-            ("model.T", self.model.T, 1 <= self.model.T <= 65_535, "1..65535"),
-            ("model.hidden", self.model.hidden, 1 <= self.model.hidden <= MAX_WIDTH, f"1..{MAX_WIDTH}"),
-            ("model.channels", widths, all(1 <= c <= MAX_WIDTH for c in widths) and widths, f"each 1..{MAX_WIDTH}"),
-            ("model.v_threshold", self.model.v_threshold, math.isfinite(self.model.v_threshold), "a finite number"),
-            ("model.decay", self.model.decay, 0 <= self.model.decay <= 1, "0..1"),
+            ("model.T", m.T, 1 <= m.T <= 65_535, "1..65535"),
+            ("model.hidden", m.hidden, 1 <= m.hidden <= MAX_WIDTH, f"1..{MAX_WIDTH}"),
+            ("model.hidden", m.hidden, m.name == "convnet" or m.hidden == ModelConfig.hidden, "left out: convnet's"),
+            ("model.channels", widths, all(1 <= c <= MAX_WIDTH for c in widths), f"each 1..{MAX_WIDTH}"),
+            ("model.v_threshold", m.v_threshold, math.isfinite(m.v_threshold), "a finite number"),
+            ("model.decay", m.decay, 0 <= m.decay <= 1, "0..1"),
+            ("model.decay", m.decay, 0 < m.decay < 1 or not m.learn_decay, "between 0 and 1, to be learnt"),
             ("rmp_loss.k", self.rmp_loss.k, 0 <= self.rmp_loss.k < math.inf, ">= 0"),
             ("rmp_loss.power", self.rmp_loss.power, self.rmp_loss.power in (1, 2), "1 or 2"),
-            ("rmp_loss.schedule", self.rmp_loss.schedule, self.rmp_loss.schedule in SCHEDULES, " | ".join(SCHEDULES)),
         ]
         for what, value, holds, allowed in limits:
             if not holds:
                 raise RmpDeployError(f"config: {what} = {value}, allowed {allowed}. Correct it.")
+        if widths and m.name not in ANY_DEPTH and len(widths) != len(WIDTHS[m.name]):
+            what = f"model.channels = {widths}, allowed {len(WIDTHS[m.name])} widths for {m.name}"
+            raise RmpDeployError(f"config: {what}. Correct it.")
 
     def as_dict(self) -> dict[str, Any]:
         return asdict(self)
-
-
-MAX_WIDTH = 65_536  # channels or neurons of one layer
-PRESETS: dict[str, TrainConfig] = {
-    "digits-convnet": TrainConfig(),
-    "fashion-convnet": TrainConfig(data="", epochs=9, weight_decay=1e-4, model=ModelConfig(hidden=128)),
-}
 
 
 def from_dict(values: dict[str, Any]) -> TrainConfig:
@@ -110,6 +152,12 @@ def load_config(path: str | Path) -> TrainConfig:
     return from_dict(values)
 
 
+PRESETS: dict[str, TrainConfig] = {
+    "digits-convnet": TrainConfig(),
+    "fashion-convnet": TrainConfig(data="", epochs=9, weight_decay=1e-4, model=ModelConfig(hidden=128)),
+}
+
+
 def preset(name: str) -> TrainConfig:
     """One of the named settings."""
     if name not in PRESETS:
@@ -118,6 +166,7 @@ def preset(name: str) -> TrainConfig:
 
 
 NESTED: dict[str, type] = {"model": ModelConfig, "rmp_loss": RMPConfig}
+ELEMENTS: dict[str, type] = {"channels": int, "augmentation": str}  # of lists
 
 
 def _build(kind: type, values: dict[str, Any], prefix: str) -> Any:
@@ -132,7 +181,7 @@ def _build(kind: type, values: dict[str, Any], prefix: str) -> Any:
         if key in NESTED:
             arguments[key] = _build(NESTED[key], _typed(prefix + key, value, dict), f"{key}.")
         elif isinstance(default, tuple):
-            arguments[key] = tuple(_typed(prefix + key, v, int) for v in _typed(prefix + key, value, list))
+            arguments[key] = tuple(_typed(prefix + key, v, ELEMENTS[key]) for v in _typed(prefix + key, value, list))
         else:
             arguments[key] = _typed(prefix + key, value, type(default))
     return kind(**arguments)

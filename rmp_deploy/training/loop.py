@@ -18,7 +18,7 @@ from rmp_deploy.errors import RmpDeployError
 from rmp_deploy.files import write_atomically
 from rmp_deploy.training import data
 from rmp_deploy.training.config import TrainConfig, from_dict
-from rmp_deploy.training.models import ConvNet
+from rmp_deploy.training.networks import build, check_held_out
 from rmp_deploy.training.neurons import neurons
 from rmp_deploy.training.rmp_loss import RMPLoss, quantization_distance
 
@@ -39,27 +39,9 @@ class TrainResult:
     """What a run gave: the trained model in eval mode and its metrics by epoch; seconds [s]."""
 
     config: TrainConfig
-    model: ConvNet
+    model: nn.Module
     metrics: list[EpochMetrics]
     seconds: float
-
-
-def build(config: TrainConfig, samples: data.Samples) -> ConvNet:
-    """The untrained network of `config`, weights drawn from its seed.
-
-    Raises:
-        RmpDeployError: the samples are not images that the network's blocks can halve.
-    """
-    shape = samples.x.shape[1:]
-    if len(shape) != 3:
-        raise RmpDeployError(f"data '{samples.name}': sample shape = {shape}, allowed (C, H, W). Reshape the images.")
-    torch.manual_seed(config.seed)
-    n_classes = int(samples.y.max()) + 1 if samples.y is not None else 1
-    m = config.model
-    try:
-        return ConvNet((shape[0], shape[1], shape[2]), n_classes, m.channels, m.hidden, m.T, m.decay, m.v_threshold)
-    except ValueError as e:
-        raise RmpDeployError(str(e)) from e
 
 
 def train(
@@ -67,7 +49,7 @@ def train(
     on_epoch: Callable[[EpochMetrics], None] = lambda _: None,
     on_step: Callable[[float], None] = lambda _: None,
 ) -> TrainResult:
-    """Train a ConvNet with cross entropy + RMP-Loss by SGD with a cosine schedule; same config, same weights.
+    """Train a network with cross entropy + RMP-Loss by SGD with a cosine schedule; same config, same weights.
 
     `on_step` is told after each batch how many epochs are done, as a fraction too.
 
@@ -88,6 +70,7 @@ def _train(
     start = time.perf_counter()
     samples, held_out = data.load_splits(config.data)
     x, y = _labelled(samples)
+    check_held_out(samples, held_out)
     model = build(config, samples)
     rmp_loss = RMPLoss(model, config.rmp_loss.k, config.rmp_loss.power, config.rmp_loss.schedule)
     optimizer = torch.optim.SGD(
@@ -148,7 +131,7 @@ def save_run(result: TrainResult, out: str | Path) -> Path:
     return out
 
 
-def load_run(run: str | Path) -> tuple[TrainConfig, ConvNet]:
+def load_run(run: str | Path) -> tuple[TrainConfig, nn.Module]:
     """Read a run folder back: its config and the trained network in eval mode.
 
     Raises:

@@ -30,7 +30,7 @@ class RandomNet(nn.Module):
             if kind == "residual":
                 c_out = int(rng.choice([c, c + 2]))
                 shortcut = conv_shortcut if rng.random() < 0.5 else pool_shortcut
-                block = BasicBlock(c, c_out, int(rng.integers(1, 3)), lambda: self.neuron(rng), shortcut)
+                block = BasicBlock(c, c_out, int(rng.integers(1, 3)), lambda channels: self.neuron(rng), shortcut)
             else:
                 groups, dilation = int(rng.choice([1, 2])), int(rng.integers(1, 3))
                 c_out = 2 * int(rng.integers(1, 4))

@@ -11,8 +11,8 @@ import torch
 
 from rmp_deploy.errors import RmpDeployError
 from rmp_deploy.training import data
-from rmp_deploy.training.config import ModelConfig, RMPConfig, TrainConfig, from_dict, load_config, preset
-from rmp_deploy.training.loop import build, load_run, save_run, train
+from rmp_deploy.training.config import ModelConfig, RMPConfig, TrainConfig
+from rmp_deploy.training.loop import load_run, save_run, train
 
 SMALL = TrainConfig(epochs=3, batch=128, model=ModelConfig(channels=(4, 8), hidden=16, T=2))
 
@@ -82,51 +82,6 @@ def test_a_folder_that_is_not_its_run_is_refused(small_run, tmp_path):
 def test_a_diverging_loss_stops_with_its_place():
     with pytest.raises(RmpDeployError, match="loss = nan in epoch 0, step"):
         train(replace(SMALL, lr=1e30))
-
-
-def test_config_from_toml(tmp_path):
-    path = tmp_path / "run.toml"
-    path.write_text("epochs = 5\nlr = 1\n[model]\nchannels = [8]\nT = 2\n[rmp_loss]\nk = 0.2\nschedule = 'constant'\n")
-    config = load_config(path)
-    assert (config.epochs, config.lr, config.model.channels, config.model.T) == (5, 1.0, (8,), 2)
-    assert config.rmp_loss == RMPConfig(0.2, 1, "constant")
-    assert from_dict(json.loads(json.dumps(config.as_dict()))) == config
-
-
-@pytest.mark.parametrize(
-    ("text", "said"),
-    [
-        ("epoch = 5", "key 'epoch' is unknown. Did you mean 'epochs'?"),
-        ("[rmp_loss]\nschedul = 'constant'", "key 'rmp_loss.schedul' is unknown. Did you mean 'schedule'?"),
-        ("epochs = 'ten'", "epochs = 'ten', allowed int"),
-        ("epochs = true", "epochs = True, allowed int"),
-        ("epochs = 0", "epochs = 0, allowed >= 1"),
-        ("[model]\nT = 0", "model.T = 0, allowed 1..65535"),
-        ("[model]\nchannels = []", "model.channels = ()"),
-        ("[model]\nchannels = [1.5]", "model.channels = 1.5, allowed int"),
-        ("[rmp_loss]\nschedule = 'up'", "rmp_loss.schedule = up, allowed triangle | ramp_hold | constant"),
-        ("model = 3", "model = 3, allowed dict"),
-        ("epochs = ", "not TOML"),
-    ],
-)
-def test_a_wrong_config_is_refused_in_one_line(tmp_path, text, said):
-    path = tmp_path / "bad.toml"
-    path.write_text(text)
-    with pytest.raises(RmpDeployError) as e:
-        load_config(path)
-    assert said in str(e.value)
-    assert "\n" not in str(e.value)
-
-
-def test_unknown_presets_and_unfit_images_are_refused():
-    with pytest.raises(RmpDeployError, match="preset 'vgg': unknown, allowed digits-convnet"):
-        preset("vgg")
-    odd = data.Samples("odd", np.zeros((2, 1, 6, 6), np.float32), np.zeros(2, np.int64), "")
-    with pytest.raises(RmpDeployError, match="map = 6x6, allowed multiples of 4"):
-        build(SMALL, odd)
-    flat = data.Samples("flat", np.zeros((2, 64), np.float32), np.zeros(2, np.int64), "")
-    with pytest.raises(RmpDeployError, match=r"sample shape = \(64,\)"):
-        build(SMALL, flat)
 
 
 def test_npz_files(tmp_path):

@@ -15,6 +15,7 @@ from rmp_deploy.training.models import (
     ConvNet,
     DirectEncoding,
     TimeDistributed,
+    lif,
     resnet18,
     resnet19,
     resnet20,
@@ -58,7 +59,7 @@ def test_maps_shrink_to_one_answer_per_class(build, shape):
 
 def test_a_block_adds_its_shortcut_to_the_current_before_the_spikes():
     torch.manual_seed(0)
-    block = BasicBlock(3, 3, 1, lambda: LIF(0.5, 0.2), conv_shortcut).eval()
+    block = BasicBlock(3, 3, 1, lambda channels: LIF(0.5, 0.2), conv_shortcut).eval()
     x = torch.rand(4, 2, 3, 5, 5).round()
     with torch.no_grad():
         spikes = block(x)
@@ -69,7 +70,7 @@ def test_a_block_adds_its_shortcut_to_the_current_before_the_spikes():
         np.testing.assert_array_equal(spikes[t].numpy(), (u > 0.2).float().numpy())
         v = torch.where(u > 0.2, 0.0, u)
     assert isinstance(block.shortcut, nn.Identity)
-    assert not isinstance(BasicBlock(3, 3, 2, LIF, conv_shortcut).shortcut, nn.Identity)
+    assert not isinstance(BasicBlock(3, 3, 2, lif, conv_shortcut).shortcut, nn.Identity)
 
 
 def test_blocks_of_the_wide_resnet20_start_as_their_shortcut():
@@ -80,7 +81,7 @@ def test_blocks_of_the_wide_resnet20_start_as_their_shortcut():
 
 def test_the_mlp_has_a_layer_per_width_and_is_its_equations():
     torch.manual_seed(0)
-    model = MLP((2, 3, 3), n_classes=4, hidden=(6, 5), T=3, decay=0.5)
+    model = MLP((2, 3, 3), n_classes=4, hidden=(6, 5), T=3, neuron=lambda features: LIF(0.5))
     assert sum(p.numel() for p in model.parameters()) == 18 * 6 + 2 * 6 + 6 * 5 + 2 * 5 + 5 * 4 + 4
     x = torch.rand(16, 2, 3, 3)
     for _ in range(30):

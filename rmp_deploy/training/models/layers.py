@@ -1,10 +1,20 @@
-"""What carries ordinary layers over time: the encoding, layers applied to every step, the readout."""
+"""What carries ordinary layers over time: the encoding, layers applied to every step, the readout; and the neurons."""
 
 from __future__ import annotations
 
 from collections import OrderedDict
+from collections.abc import Callable
 
 from torch import Tensor, nn
+
+from rmp_deploy.training.neurons import LIF
+
+Neuron = Callable[[int], nn.Module]  # a layer's channels, or its features where it has no map -> its neurons
+
+
+def lif(channels: int) -> nn.Module:
+    """`LIF` as it is by default; its parameters are the same for all channels."""
+    return LIF()
 
 
 class DirectEncoding(nn.Module):

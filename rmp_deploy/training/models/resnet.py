@@ -10,10 +10,16 @@ from collections.abc import Callable, Sequence
 
 from torch import Tensor, nn
 
-from rmp_deploy.training.models.layers import DirectEncoding, MeanOverTime, TimeDistributed, classifier, conv_bn
-from rmp_deploy.training.neurons import LIF
+from rmp_deploy.training.models.layers import (
+    DirectEncoding,
+    MeanOverTime,
+    Neuron,
+    TimeDistributed,
+    classifier,
+    conv_bn,
+    lif,
+)
 
-Neuron = Callable[[], nn.Module]
 Shortcut = Callable[[int, int, int], nn.Module]  # (c_in, c_out, stride)
 
 
@@ -37,10 +43,10 @@ class BasicBlock(nn.Module):
     def __init__(self, c_in: int, c_out: int, stride: int, neuron: Neuron, shortcut: Shortcut) -> None:
         super().__init__()
         self.conv1 = conv_bn(c_in, c_out, stride=stride)
-        self.lif1 = neuron()
+        self.lif1 = neuron(c_out)
         self.conv2 = conv_bn(c_out, c_out)
         self.shortcut = nn.Identity() if stride == 1 and c_in == c_out else shortcut(c_in, c_out, stride)
-        self.lif2 = neuron()
+        self.lif2 = neuron(c_out)
 
     def forward(self, x: Tensor) -> Tensor:
         current = self.conv2(self.lif1(self.conv1(x))) + self.shortcut(x)
@@ -51,7 +57,8 @@ class BasicBlock(nn.Module):
 class ResNet(nn.Sequential):
     """Direct encoding, a stem, stages of `BasicBlock`, global average pooling, one linear layer, mean over T.
 
-    [B, 3, H, W] -> [B, n_classes]. The first block of every stage but the first halves the map.
+    [B, C, H, W] -> [B, n_classes]; with T None the input has its steps already, [T, B, C, H, W]. The first block of
+    every stage but the first halves the map.
     """
 
     def __init__(
@@ -61,12 +68,13 @@ class ResNet(nn.Sequential):
         blocks: Sequence[int],
         widths: Sequence[int],
         n_classes: int,
-        T: int,
+        T: int | None,
         neuron: Neuron,
         shortcut: Shortcut = conv_shortcut,
     ) -> None:
         super().__init__()
-        self.add_module("encode", DirectEncoding(T))
+        if T is not None:
+            self.add_module("encode", DirectEncoding(T))
         self.add_module("stem", stem)
         c_in = c_stem
         for i, (n, c_out) in enumerate(zip(blocks, widths, strict=True), start=1):
@@ -81,36 +89,34 @@ class ResNet(nn.Sequential):
 
 def resnet19(
     n_classes: int = 10,
-    T: int = 4,
-    decay: float = 0.25,
-    v_threshold: float = 0.5,
+    T: int | None = 4,
+    neuron: Neuron = lif,
+    c_in: int = 3,
     widths: Sequence[int] = (128, 256, 512),
 ) -> ResNet:
     """ResNet19 for [B, 3, 32, 32]: 3, 3 and 2 blocks, 12.57 M parameters with 10 classes."""
-    neuron = _lif(decay, v_threshold)
-    stem = nn.Sequential(OrderedDict(conv=conv_bn(3, widths[0]), lif=neuron()))
+    stem = nn.Sequential(OrderedDict(conv=conv_bn(c_in, widths[0]), lif=neuron(widths[0])))
     return ResNet(stem, widths[0], (3, 3, 2), widths, n_classes, T, neuron)
 
 
 def resnet20(
     n_classes: int = 10,
-    T: int = 4,
-    decay: float = 0.25,
-    v_threshold: float = 0.5,
+    T: int | None = 4,
+    neuron: Neuron = lif,
+    c_in: int = 3,
     widths: Sequence[int] = (64, 128, 256, 512),
 ) -> ResNet:
     """The wide ResNet20 for [B, 3, 32, 32]: a stem of three convolutions and a pool, four stages of 2 blocks,
     shortcuts that pool; 11.25 M parameters with 10 classes. The last BatchNorm of a block starts with gamma = 0.
     """
-    neuron = _lif(decay, v_threshold)
     stem = nn.Sequential(
         OrderedDict(
-            conv1=conv_bn(3, widths[0]),
-            lif1=neuron(),
+            conv1=conv_bn(c_in, widths[0]),
+            lif1=neuron(widths[0]),
             conv2=conv_bn(widths[0], widths[0]),
-            lif2=neuron(),
+            lif2=neuron(widths[0]),
             conv3=conv_bn(widths[0], widths[0]),
-            lif3=neuron(),
+            lif3=neuron(widths[0]),
             pool=TimeDistributed(nn.AvgPool2d(2)),
         )
     )
@@ -121,22 +127,33 @@ def resnet20(
     return model
 
 
-def resnet18(n_classes: int = 1000, T: int = 4, decay: float = 0.25, v_threshold: float = 0.5) -> ResNet:
+def resnet18(
+    n_classes: int = 1000,
+    T: int | None = 4,
+    neuron: Neuron = lif,
+    c_in: int = 3,
+    widths: Sequence[int] = (64, 128, 256, 512),
+) -> ResNet:
     """ResNet18 for [B, 3, 224, 224]: 11.69 M parameters with 1000 classes."""
-    return _for_224((2, 2, 2, 2), n_classes, T, _lif(decay, v_threshold))
+    return _for_224((2, 2, 2, 2), n_classes, T, neuron, c_in, widths)
 
 
-def resnet34(n_classes: int = 1000, T: int = 4, decay: float = 0.25, v_threshold: float = 0.5) -> ResNet:
+def resnet34(
+    n_classes: int = 1000,
+    T: int | None = 4,
+    neuron: Neuron = lif,
+    c_in: int = 3,
+    widths: Sequence[int] = (64, 128, 256, 512),
+) -> ResNet:
     """ResNet34 for [B, 3, 224, 224]: 21.80 M parameters with 1000 classes."""
-    return _for_224((3, 4, 6, 3), n_classes, T, _lif(decay, v_threshold))
+    return _for_224((3, 4, 6, 3), n_classes, T, neuron, c_in, widths)
 
 
-def _for_224(blocks: Sequence[int], n_classes: int, T: int, neuron: Neuron) -> ResNet:
+def _for_224(
+    blocks: Sequence[int], n_classes: int, T: int | None, neuron: Neuron, c_in: int, widths: Sequence[int]
+) -> ResNet:
     """A 7x7 stem with stride 2 and a 3x3 average pool with stride 2, then four stages."""
     pool = TimeDistributed(nn.AvgPool2d(3, stride=2, padding=1))
-    stem = nn.Sequential(OrderedDict(conv=conv_bn(3, 64, kernel=7, stride=2), lif=neuron(), pool=pool))
-    return ResNet(stem, 64, blocks, (64, 128, 256, 512), n_classes, T, neuron)
-
-
-def _lif(decay: float, v_threshold: float) -> Neuron:
-    return lambda: LIF(decay, v_threshold)
+    conv = conv_bn(c_in, widths[0], kernel=7, stride=2)
+    stem = nn.Sequential(OrderedDict(conv=conv, lif=neuron(widths[0]), pool=pool))
+    return ResNet(stem, widths[0], blocks, widths, n_classes, T, neuron)

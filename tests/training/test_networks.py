@@ -1,0 +1,97 @@
+"""`build` makes the network that the config names, for the samples that it gets, or says in one line why it cannot."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from rmp_deploy.errors import RmpDeployError
+from rmp_deploy.training.config import ModelConfig, TrainConfig
+from rmp_deploy.training.data import Samples
+from rmp_deploy.training.models import DirectEncoding
+from rmp_deploy.training.networks import build, check_held_out
+from rmp_deploy.training.neurons import neurons
+from rmp_deploy.training.surrogate import Tanh
+
+
+def samples_of(*shape: int, labels: tuple[int, ...] = (0, 2), time_series: bool = False) -> Samples:
+    x = np.random.default_rng(0).random((len(labels), *shape), dtype=np.float32)
+    return Samples("some", x, np.array(labels), "", time_series)
+
+
+def config_of(name: str, **options) -> TrainConfig:
+    return TrainConfig(model=ModelConfig(name=name, **options))
+
+
+@pytest.mark.parametrize(
+    ("config", "sample", "said"),
+    [
+        (config_of("convnet"), (1, 6, 6), "ConvNet: map = 6x6, allowed multiples of 4"),
+        (config_of("convnet"), (64,), "convnet: sample shape = (64,), allowed (C, H, W)"),
+        (config_of("vgg16"), (3, 28, 28), "vgg16: map = 28x28, allowed 32x32 or more"),
+        (config_of("resnet20"), (3, 28, 28), "resnet20: map = 28x28, allowed multiples of 16"),
+        (config_of("resnet19"), (3, 28), "resnet19: sample shape = (3, 28), allowed (C, H, W)"),
+        (config_of("mlp", encoding="time_series"), (3, 5), "sample shape = (3, 5) with model.encoding = 'time_series'"),
+        (config_of("mlp", encoding="time_series"), (4,), "allowed (T, ...) with T = model.T = 4"),
+    ],
+)
+def test_samples_that_do_not_fit_are_refused(config, sample, said):
+    with pytest.raises(RmpDeployError) as e:
+        build(config, samples_of(*sample))
+    assert said in str(e.value)
+    assert "\n" not in str(e.value)
+
+
+def test_time_series_are_not_taken_for_images():
+    with pytest.raises(RmpDeployError, match=r"are time series with model.encoding = 'direct', allowed 'time_series'"):
+        build(config_of("convnet"), samples_of(4, 2, 8, 8, time_series=True))
+
+
+def test_labels_make_the_classes_and_bound_the_held_out_ones():
+    model = build(config_of("mlp"), samples_of(5))
+    assert model(torch.zeros(2, 5)).shape == (2, 3)
+    check_held_out(samples_of(5), samples_of(5, labels=(1, 2)))
+    with pytest.raises(RmpDeployError, match=r"largest held-out label = 3, allowed 0\.\.2 as in training"):
+        check_held_out(samples_of(5), samples_of(5, labels=(3, 0)))
+    with pytest.raises(RmpDeployError, match=r"held-out sample shape = \(6,\), allowed \(5,\)"):
+        check_held_out(samples_of(5), samples_of(6))
+    with pytest.raises(RmpDeployError, match=r"labels = -1\.\.-1, allowed 0\.\.999999"):
+        build(config_of("mlp"), samples_of(5, labels=(-1, -1)))
+    with pytest.raises(RmpDeployError, match="labels = none"):
+        build(config_of("mlp"), replace(samples_of(5), y=None))
+
+
+def test_neurons_are_those_of_the_config():
+    config = config_of(
+        "resnet19",
+        channels=(2, 3, 4),
+        decay=0.5,
+        v_threshold=0.75,
+        reset="soft",
+        surrogate="tanh",
+        detach_reset=True,
+        learn_decay=True,
+    )
+    layers = neurons(build(config, samples_of(3, 8, 8)))
+    assert len(layers) == 17
+    for layer in layers.values():
+        assert (float(layer.decay.detach()), float(layer.v_threshold)) == (0.5, 0.75)
+        assert (layer.reset, layer.surrogate, layer.detach_reset) == ("soft", Tanh(), True)
+        assert isinstance(layer.decay_logit, nn.Parameter)
+
+
+def test_the_seed_decides_the_weights_and_only_the_direct_encoding_is_inside():
+    samples, x = samples_of(1, 8, 8), torch.rand(2, 1, 8, 8, generator=torch.Generator().manual_seed(0))
+    first, again, other = (build(replace(config_of("convnet"), seed=seed), samples) for seed in (1, 1, 2))
+    assert torch.equal(first.conv1.layer.weight, again.conv1.layer.weight)
+    assert not torch.equal(first.conv1.layer.weight, other.conv1.layer.weight)
+    direct = build(config_of("convnet"), samples).eval()
+    for encoding in ("poisson", "ttfs", "time_series"):
+        data = samples_of(4, 1, 8, 8) if encoding == "time_series" else samples
+        model = build(config_of("convnet", encoding=encoding), data).eval()
+        assert not any(isinstance(module, DirectEncoding) for module in model.modules())
+        torch.testing.assert_close(model(x.expand(4, 2, 1, 8, 8)), direct(x))
