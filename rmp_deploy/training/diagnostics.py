@@ -23,6 +23,7 @@ from rmp_deploy.files import write_atomically
 from rmp_deploy.training.neurons import LIF, neurons
 
 PER_UNIT, LOW, HIGH = 16, -2, 2  # bins of 1/16: every edge is exact in every float, 0, 0.5 and 1 among them
+PIECE = 1 << 20  # potentials at a time: 4 MB of scratch, and fewer than the 2^24 that float32 counts
 BINS = (HIGH - LOW) * PER_UNIT + 2
 COLUMNS = ("counts", "spikes", "quantization_error", "spike_error")  # of a history
 EDGES = (-math.inf, *(LOW + i / PER_UNIT for i in range(BINS - 1)), math.inf)
@@ -66,7 +67,7 @@ class Diagnostics:
                 model(x)
         layers = diagnostics.layers()  # by module path
 
-    Counts are exact. Errors are summed per step and batch in the dtype of u (at least float32), then in float64.
+    Counts are exact. Errors are summed over a million potentials in the dtype of u, at least float32, then in float64.
 
     Raises:
         ValueError: the model has no LIF layers.
@@ -105,28 +106,28 @@ class _Sums:
 
     @torch.no_grad()
     def add(self, layer: nn.Module, _: Any, spikes: Tensor) -> None:
-        """A forward hook: add one pass, step by step, so that scratch is one step's."""
+        """A forward hook: add one pass, in pieces whose scratch is small and whose float32 count of spikes is exact."""
         assert isinstance(layer, LIF)
         assert layer.u is not None
         self.counts, self.spikes, self.errors = (s.to(spikes.device) for s in (self.counts, self.spikes, self.errors))
-        for u_t, s_t in zip(layer.u, spikes, strict=True):
-            u = u_t.to(torch.promote_types(u_t.dtype, torch.float32))
+        for piece, s in zip(torch.split(layer.u.flatten(), PIECE), torch.split(spikes.flatten(), PIECE), strict=True):
+            u = piece.to(torch.promote_types(piece.dtype, torch.float32))
             bins = (u * PER_UNIT).floor_().sub_(LOW * PER_UNIT - 1).clamp_(0, BINS - 1)
             # NaN is in no bin and may become any byte: `result` refuses it by its error
-            self.counts += torch.bincount(bins.to(torch.uint8).flatten(), minlength=BINS)[:BINS]
-            self.spikes += torch.count_nonzero(s_t)
+            self.counts += torch.bincount(bins.to(torch.uint8), minlength=BINS)[:BINS]
+            self.spikes += s.sum(dtype=u.dtype).long()
             to_nearer = (u - (u > 0.5).to(u.dtype)).abs_().sum()
-            self.errors += torch.stack([to_nearer, (u - s_t).abs_().sum()])
+            self.errors += torch.stack([to_nearer, (u - s).abs_().sum()])
 
     def result(self, name: str) -> LayerDiagnostics:
-        potentials = int(self.counts.sum())
-        if not potentials:
-            what = f"membrane potentials of layer '{name}' = none"
-            raise RmpDeployError(f"diagnostics: {what}, allowed at least one. Run the model forward first.")
         to_nearer, to_spike = self.errors.tolist()
         if not math.isfinite(to_nearer):
             what = f"membrane potentials of layer '{name}' = NaN or infinite"
             raise RmpDeployError(f"diagnostics: {what}, allowed finite. Train with a lower lr.")
+        potentials = int(self.counts.sum())
+        if not potentials:
+            what = f"membrane potentials of layer '{name}' = none"
+            raise RmpDeployError(f"diagnostics: {what}, allowed at least one. Run the model forward first.")
         counts = self.counts.cpu().numpy().copy()
         return LayerDiagnostics(counts, int(self.spikes), to_nearer / potentials, to_spike / potentials)
 
