@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from rmp_deploy.cli.common import DATA, console, print_json, progress
 from rmp_deploy.errors import RmpDeployError
 from rmp_deploy.files import check_writable
-from rmp_deploy.training.config import PRESETS, TrainConfig, load_config, preset
+from rmp_deploy.training.config import PRESETS, WANTED_DATA, TrainConfig, load_config, preset
 
 if TYPE_CHECKING:  # torch is an extra
     from rmp_deploy.training.loop import TrainResult
@@ -27,6 +27,9 @@ def run(args: argparse.Namespace) -> int:
     config = preset(args.preset) if args.preset else load_config(args.config)
     if args.data is not None:
         config = replace(config, data=args.data)
+    if args.preset and not config.data:
+        wanted = WANTED_DATA[args.preset.split("-")[0]]
+        raise RmpDeployError(f"preset '{args.preset}': data = none, allowed {wanted}. Pass it as --data.")
     check_writable(args.out)
     result = train_with_progress(config, "train")
     from rmp_deploy.training.loop import save_run

@@ -5,7 +5,7 @@ from __future__ import annotations
 import difflib
 import math
 import sys
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any, Literal, get_args
 
@@ -152,9 +152,36 @@ def load_config(path: str | Path) -> TrainConfig:
     return from_dict(values)
 
 
+PAPER = TrainConfig(  # docs/train.md says how each value is known
+    data="",
+    augmentation=("crop", "flip", "autoaugment", "cutout"),
+    epochs=400,
+    batch=128,
+    weight_decay=1e-4,
+    weight_decay_on="weights",
+)
+PAPER_EVENTS = replace(PAPER, image_size=48, augmentation=("flip",))
+PAPER_IMAGENET = replace(PAPER, image_size=224, augmentation=("crop", "flip"), epochs=320, batch=320, amp=True)
 PRESETS: dict[str, TrainConfig] = {
     "digits-convnet": TrainConfig(),
     "fashion-convnet": TrainConfig(data="", epochs=9, weight_decay=1e-4, model=ModelConfig(hidden=128)),
+    "cifar10-vgg16": replace(PAPER, model=ModelConfig("vgg16")),
+    "cifar10-resnet19": replace(PAPER, model=ModelConfig("resnet19")),
+    "cifar10-resnet20": replace(PAPER, model=ModelConfig("resnet20")),
+    "cifar100-vgg16": replace(PAPER, model=ModelConfig("vgg16")),
+    "cifar100-resnet19": replace(PAPER, model=ModelConfig("resnet19")),
+    "cifar100-resnet20": replace(PAPER, model=ModelConfig("resnet20")),
+    "cifar10dvs-resnet19": replace(PAPER_EVENTS, model=ModelConfig("resnet19", T=10, encoding="time_series")),
+    "cifar10dvs-resnet20": replace(PAPER_EVENTS, model=ModelConfig("resnet20", T=10, encoding="time_series")),
+    "imagenet-resnet18": replace(PAPER_IMAGENET, model=ModelConfig("resnet18")),
+    "imagenet-resnet34": replace(PAPER_IMAGENET, model=ModelConfig("resnet34")),
+}
+WANTED_DATA: dict[str, str] = {  # by what a preset's name begins with
+    "fashion": "the folder of Fashion-MNIST's IDX files",
+    "cifar10": "the folder of CIFAR-10's binary version (data_batch_1.bin ...)",
+    "cifar100": "the folder of CIFAR-100's binary version (train.bin, test.bin)",
+    "cifar10dvs": "the folder of CIFAR10-DVS",
+    "imagenet": "a folder with train/<class>/ and val/<class>/ of images",
 }
 
 

@@ -144,3 +144,19 @@ def test_the_first_presets_have_not_changed():
     assert (old.seed, old.threads, old.weight_decay_on, old.augmentation, old.amp) == (7, 1, "all", (), False)
     assert old.rmp_loss == RMPConfig(0.1, 1, "triangle")
     assert old.model == ModelConfig("convnet", (), 64, 4, "direct", 0.25, 0.5, "hard", "rectangular", False, False)
+
+
+def test_presets_of_the_paper_differ_in_data_network_and_little_else():
+    paper = [c for name, c in PRESETS.items() if name not in ("digits-convnet", "fashion-convnet")]
+    assert len(paper) == 10
+    for config in paper:
+        assert (config.lr, config.momentum, config.weight_decay, config.weight_decay_on) == (0.1, 0.9, 1e-4, "weights")
+        assert (config.model.decay, config.model.v_threshold, config.model.reset) == (0.25, 0.5, "hard")
+        assert config.rmp_loss == RMPConfig(0.1, 1, "triangle")
+        assert config.data == ""
+    of_cifar = {(c.epochs, c.batch, c.model.T, len(c.augmentation), c.amp) for c in paper[:6]}
+    assert of_cifar == {(400, 128, 4, 4, False)}
+    assert {(c.epochs, c.batch, c.model.T, c.image_size, c.model.encoding) for c in paper[6:8]} == {
+        (400, 128, 10, 48, "time_series")
+    }
+    assert {(c.epochs, c.batch, c.model.T, c.image_size, c.amp) for c in paper[8:]} == {(320, 320, 4, 224, True)}
