@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import partial
 
 import torch
 from torch import nn
@@ -12,6 +13,7 @@ from rmp_deploy.training import data, models
 from rmp_deploy.training.config import ModelConfig, ModelName, SurrogateName, TrainConfig
 from rmp_deploy.training.data.samples import MAX_CLASSES
 from rmp_deploy.training.models import Neuron
+from rmp_deploy.training.mpbn import MPBNLIF
 from rmp_deploy.training.neurons import LIF
 from rmp_deploy.training.surrogate import Arctan, Rectangular, Sigmoid, Surrogate, Tanh
 
@@ -98,8 +100,9 @@ def check_held_out(samples: data.Samples, held_out: data.Samples) -> None:
 def _neuron(m: ModelConfig) -> Neuron:
     """The one place where a config becomes neurons: a layer's channels -> its neurons."""
 
-    def neuron(channels: int) -> nn.Module:
-        return LIF(
+    def neuron(channels: int) -> LIF:
+        kind: Callable[..., LIF] = partial(MPBNLIF, channels) if m.mpbn else LIF
+        return kind(
             m.decay,
             m.v_threshold,
             reset=m.reset,

@@ -10,11 +10,12 @@ import torch
 from torch import nn
 
 from rmp_deploy.errors import RmpDeployError
-from rmp_deploy.training.config import ModelConfig, TrainConfig
+from rmp_deploy.training.config import WIDTHS, ModelConfig, TrainConfig
 from rmp_deploy.training.data import Samples
 from rmp_deploy.training.models import DirectEncoding
+from rmp_deploy.training.mpbn import MPBNLIF
 from rmp_deploy.training.networks import build, check_held_out
-from rmp_deploy.training.neurons import neurons
+from rmp_deploy.training.neurons import LIF, neurons
 from rmp_deploy.training.surrogate import Tanh
 
 
@@ -65,9 +66,11 @@ def test_labels_make_the_classes_and_bound_the_held_out_ones():
         build(config_of("mlp"), replace(samples_of(5), y=None))
 
 
-def test_neurons_are_those_of_the_config():
+@pytest.mark.parametrize(("mpbn", "kind"), [(False, LIF), (True, MPBNLIF)])
+def test_neurons_are_those_of_the_config(mpbn, kind):
     config = config_of(
         "resnet19",
+        mpbn=mpbn,
         channels=(2, 3, 4),
         decay=0.5,
         v_threshold=0.75,
@@ -79,6 +82,7 @@ def test_neurons_are_those_of_the_config():
     layers = neurons(build(config, samples_of(3, 8, 8)))
     assert len(layers) == 17
     for layer in layers.values():
+        assert type(layer) is kind
         assert (float(layer.decay.detach()), float(layer.v_threshold)) == (0.5, 0.75)
         assert (layer.reset, layer.surrogate, layer.detach_reset) == ("soft", Tanh(), True)
         assert isinstance(layer.decay_logit, nn.Parameter)
@@ -95,3 +99,14 @@ def test_the_seed_decides_the_weights_and_only_the_direct_encoding_is_inside():
         model = build(config_of("convnet", encoding=encoding), data).eval()
         assert not any(isinstance(module, DirectEncoding) for module in model.modules())
         torch.testing.assert_close(model(x.expand(4, 2, 1, 8, 8)), direct(x))
+
+
+@pytest.mark.parametrize("name", sorted(WIDTHS))
+def test_every_network_trains_with_membrane_batchnorms_of_its_channels(name):
+    widths = tuple(range(3, 3 + len(WIDTHS[name])))  # all different: a layer given another's channels would not run
+    model = build(config_of(name, channels=widths, mpbn=True, T=2), samples_of(1, 32, 32))
+    loss = nn.functional.cross_entropy(model(torch.rand(4, 1, 32, 32)), torch.tensor([0, 1, 2, 0]))
+    loss.backward()
+    assert torch.isfinite(loss)
+    assert all(torch.isfinite(p.grad).all() for p in model.parameters())
+    assert all(isinstance(layer, MPBNLIF) for layer in neurons(model).values())
