@@ -44,6 +44,18 @@ def test_parameters_are_those_of_the_literature(build, parameters, neuron_layers
 
 
 @pytest.mark.parametrize(
+    ("build", "first_kernel"), [(vgg16, 9), (resnet19, 9), (resnet20, 9), (resnet18, 49), (resnet34, 49)]
+)
+def test_channels_of_the_input_and_classes_change_the_first_and_the_last_layer_alone(build, first_kernel):
+    def parameters(**options: object) -> int:
+        return sum(p.numel() for p in build(**options).parameters())
+
+    first_width, last_width = (128 if build is resnet19 else 64), 512
+    assert parameters(c_in=3) - parameters(c_in=1) == 2 * first_width * first_kernel
+    assert parameters(n_classes=100) - parameters(n_classes=10) == 90 * (last_width + 1)
+
+
+@pytest.mark.parametrize(
     ("build", "shape"),
     [(vgg16, (3, 32, 32)), (resnet19, (3, 32, 32)), (resnet20, (3, 32, 32)), (resnet18, (3, 64, 64))],
 )
