@@ -6,14 +6,13 @@ They run where samples are read, before the network: the exported graph takes wh
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Literal
 
 import torch
 from torch import Tensor
 
 from rmp_deploy.errors import RmpDeployError
+from rmp_deploy.training.config import Encoding
 
-Encoding = Literal["direct", "poisson", "ttfs", "time_series"]
 MAX_T = 65_535  # as a graph's
 
 
@@ -82,7 +81,7 @@ def _time_series(x: Tensor, T: int, generator: torch.Generator) -> Tensor:
     return x.transpose(0, 1)
 
 
-ENCODERS: dict[str, Callable[[Tensor, int, torch.Generator], Tensor]] = {
+ENCODERS: dict[Encoding, Callable[[Tensor, int, torch.Generator], Tensor]] = {
     "direct": _direct,
     "poisson": poisson,
     "ttfs": _ttfs,
