@@ -101,7 +101,7 @@ class TrainConfig:
         ]
         limits = [
             *((what, value, value in get_args(kind), " | ".join(get_args(kind))) for what, value, kind in choices),
-            ("image_size", self.image_size, 0 <= self.image_size <= MAX_WIDTH, f"0 (as they are)..{MAX_WIDTH}"),
+            ("image_size", self.image_size, 0 <= self.image_size <= 4096, "0 (as they are)..4096"),
             ("augmentation", self.augmentation, len({*self.augmentation}) == len(self.augmentation), "each once"),
             ("epochs", self.epochs, self.epochs >= 1, ">= 1"),
             ("batch", self.batch, self.batch >= 2, ">= 2 (BatchNorm)"),

@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from rmp_deploy.errors import RmpDeployError
-from rmp_deploy.training.config import WIDTHS, ModelConfig, TrainConfig
+from rmp_deploy.training.config import WIDTHS, ModelConfig, TrainConfig, preset
 from rmp_deploy.training.data import Samples
 from rmp_deploy.training.models import DirectEncoding
 from rmp_deploy.training.mpbn import MPBNLIF
@@ -110,3 +110,26 @@ def test_every_network_trains_with_membrane_batchnorms_of_its_channels(name):
     assert torch.isfinite(loss)
     assert all(torch.isfinite(p.grad).all() for p in model.parameters())
     assert all(isinstance(layer, MPBNLIF) for layer in neurons(model).values())
+
+
+@pytest.mark.parametrize(
+    ("name", "shape", "classes", "parameters"),
+    [
+        ("cifar10-vgg16", (3, 32, 32), 10, 14_728_266),
+        ("cifar10-resnet19", (3, 32, 32), 10, 12_569_226),
+        ("cifar10-resnet20", (3, 32, 32), 10, 11_247_946),
+        ("cifar100-vgg16", (3, 32, 32), 100, 14_728_266 + 90 * 513),
+        ("cifar100-resnet19", (3, 32, 32), 100, 12_569_226 + 90 * 513),
+        ("cifar100-resnet20", (3, 32, 32), 100, 11_247_946 + 90 * 513),
+        ("cifar10dvs-resnet19", (10, 2, 48, 48), 10, 12_569_226 - 128 * 9),
+        ("cifar10dvs-resnet20", (10, 2, 48, 48), 10, 11_247_946 - 64 * 9),
+        ("imagenet-resnet18", (3, 224, 224), 1000, 11_689_512),
+        ("imagenet-resnet34", (3, 224, 224), 1000, 21_797_672),
+    ],
+)
+def test_presets_make_their_networks_for_their_data(name, shape, classes, parameters):
+    config = preset(name)
+    model = build(config, samples_of(*shape, labels=(0, classes - 1), time_series="dvs" in name))
+    assert sum(p.numel() for p in model.parameters()) == parameters
+    assert config.image_size in (0, shape[-1])
+    assert any(isinstance(m, DirectEncoding) for m in model.modules()) == (config.model.encoding == "direct")
