@@ -75,15 +75,19 @@ class _LIF(torch.autograd.Function):
     ) -> tuple[Tensor, Tensor, Tensor]:
         ctx.set_materialize_grads(False)
         u, spikes = (x.new_empty(x.shape) for _ in range(2))  # empty_like would follow the strides of an expanded x
-        v: Tensor | None = None
-        for t in range(len(x)):
-            _leak(v, decay, x[t], out=u[t])
-            torch.gt(u[t], v_threshold, out=spikes[t])
-            v = _after_reset(u[t], spikes[t], v_threshold, v_reset, options.reset, out=v)
+        v, distance = x.new_empty(x.shape[1:]), x.new_zeros(())
+        for t, (x_t, u_t, s_t) in enumerate(zip(x, u, spikes, strict=True)):
+            _leak(None if t == 0 else v, decay, x_t, out=u_t)
+            torch.gt(u_t, v_threshold, out=s_t)
+            if options.distance_power is not None:  # while the step is in the cache; v holds nothing now
+                signed = _signed_distance(u_t, s_t, v_threshold, out=v)
+                distance += (signed.abs_() if options.distance_power == 1 else signed.square_()).sum()
+            if t < len(x) - 1:
+                _after_reset(u_t, s_t, v_threshold, v_reset, options.reset, out=v)
         parameters = (decay, v_threshold, v_reset)
         ctx.options, ctx.numbers = options, [None if isinstance(p, Tensor) else p for p in parameters]
         ctx.save_for_backward(u, spikes, *(p for p in parameters if isinstance(p, Tensor)))
-        return spikes, u, _distance(u, spikes, v_threshold, options.distance_power)
+        return spikes, u, distance.div_(u.numel())
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor | None) -> tuple[Tensor | None, ...]:
@@ -92,40 +96,39 @@ class _LIF(torch.autograd.Function):
         u, spikes, *tensors = ctx.saved_tensors
         kept = iter(tensors)
         decay, v_threshold, v_reset = (next(kept) if number is None else number for number in ctx.numbers)
-        d_x = torch.empty_like(u)
+        d_x, scratch = torch.empty_like(u), torch.empty_like(u[0])
         d_v: Tensor | None = None  # gradient of v[t], which step t + 1 reads
-        scratch = None if o.distance_power is None else torch.empty_like(u[0])
         wanted = [bool(w) for w in ctx.needs_input_grad[1:4]]
         d_decay, d_threshold, d_reset = (
             torch.zeros_like(p) if w else None for p, w in zip((decay, v_threshold, v_reset), wanted, strict=True)
         )
         for t in reversed(range(len(u))):
-            through_spike = _of_spikes(None if d_spikes is None else d_spikes[t], d_v, u[t], v_threshold, v_reset, o)
-            if through_spike is None:
-                du = torch.zeros_like(u[t])
+            u_t, s_t, du = u[t], spikes[t], d_x[t]
+            d_s = _of_spikes(None if d_spikes is None else d_spikes[t], d_v, u_t, v_threshold, v_reset, o, out=scratch)
+            if d_s is None:
+                du.zero_()
             else:
-                du = times_derivative(through_spike, u[t], v_threshold, o.surrogate, out=d_x[t])
+                times_derivative(d_s, u_t, v_threshold, o.surrogate, out=du)
                 if d_threshold is not None:
                     d_threshold -= du.sum_to_size(d_threshold.shape)
             if d_v is not None:
                 if d_threshold is not None and o.reset == "soft":
-                    d_threshold -= (d_v * spikes[t]).sum_to_size(d_threshold.shape)
+                    d_threshold -= (d_v * s_t).sum_to_size(d_threshold.shape)
                 if d_reset is not None and o.reset == "hard":
-                    d_reset += (d_v * spikes[t]).sum_to_size(d_reset.shape)
-                du = du.add_(d_v)
+                    d_reset += (d_v * s_t).sum_to_size(d_reset.shape)
+                du.add_(d_v)
                 if o.reset == "hard":
-                    du = du.addcmul_(d_v, spikes[t], value=-1)
+                    du.addcmul_(d_v, s_t, value=-1)
             if d_u is not None:
-                du = du.add_(d_u[t])
-            if d_distance is not None and scratch is not None:
-                signed = _signed_distance(u[t], spikes[t], v_threshold, out=scratch)
-                du = du.addcmul_(signed.sign_() if o.distance_power == 1 else signed.mul_(2), d_distance / u.numel())
-            d_x[t] = du
+                du.add_(d_u[t])
+            if d_distance is not None and o.distance_power is not None:
+                signed = _signed_distance(u_t, s_t, v_threshold, out=scratch)
+                du.addcmul_(signed.sign_() if o.distance_power == 1 else signed.mul_(2), d_distance / u.numel())
             if t > 0:
                 if d_decay is not None:
-                    before = _after_reset(u[t - 1], spikes[t - 1], v_threshold, v_reset, o.reset, out=None)
+                    before = _after_reset(u[t - 1], spikes[t - 1], v_threshold, v_reset, o.reset, out=scratch)
                     d_decay += (du * before).sum_to_size(d_decay.shape)
-                d_v = torch.mul(d_x[t], decay, out=d_v)
+                d_v = torch.mul(du, decay, out=d_v)
         return d_x, d_decay, d_threshold, d_reset, None
 
 
@@ -169,11 +172,9 @@ def _leak(v: Tensor | None, decay: Tensor | float, x: Tensor, out: Tensor) -> Te
 
 
 def _after_reset(
-    u: Tensor, s: Tensor, v_threshold: Tensor | float, v_reset: Tensor | float, reset: Reset, out: Tensor | None
+    u: Tensor, s: Tensor, v_threshold: Tensor | float, v_reset: Tensor | float, reset: Reset, out: Tensor
 ) -> Tensor:
-    """The membrane after the reset, in `out` or in new memory: ``u - (u - v_reset) s`` or ``u - v_threshold s``."""
-    if out is None:
-        out = torch.empty_like(u)
+    """The membrane after the reset: ``out = u - (u - v_reset) s`` or ``u - v_threshold s``."""
     if reset == "soft":
         if isinstance(v_threshold, Tensor):
             return torch.addcmul(u, s, v_threshold, value=-1, out=out)
@@ -191,31 +192,18 @@ def _of_spikes(
     v_threshold: Tensor | float,
     v_reset: Tensor | float,
     options: Options,
+    out: Tensor,
 ) -> Tensor | None:
-    """Gradient of the step's spikes: what comes in and, unless detached, what the reset makes of it."""
+    """Gradient of the step's spikes: what comes in and, unless detached, what the reset makes of it (in `out`)."""
     if d_v is None or options.detach_reset:
         return d_spikes
+    before = d_v.new_zeros(()) if d_spikes is None else d_spikes
+    torch.sub(before, torch.mul(d_v, v_threshold if options.reset == "soft" else u, out=out), out=out)
     if options.reset == "soft":
-        jump = -v_threshold * d_v
-    else:
-        jump = torch.mul(d_v, u).neg_()
-        if isinstance(v_reset, Tensor):
-            jump.addcmul_(d_v, v_reset)
-        elif v_reset != 0:
-            jump.add_(d_v, alpha=v_reset)
-    return jump if d_spikes is None else jump.add_(d_spikes)
-
-
-def _distance(u: Tensor, spikes: Tensor, v_threshold: Tensor | float, power: int | None) -> Tensor:
-    """``mean(min(|u|, |1 - u|) ** power)``: min(|u|, |1 - u|) is the distance of u to the nearer of 0 and 1."""
-    total = u.new_zeros(())
-    if power is None:
-        return total
-    scratch = torch.empty_like(u[0])  # one for all steps: new memory costs more than the arithmetic
-    for t in range(len(u)):
-        signed = _signed_distance(u[t], spikes[t], v_threshold, out=scratch)
-        total += (signed.abs_() if power == 1 else signed.square_()).sum()
-    return total / u.numel()
+        return out
+    if isinstance(v_reset, Tensor):
+        return out.addcmul_(d_v, v_reset)
+    return out if v_reset == 0 else out.add_(d_v, alpha=v_reset)
 
 
 def _signed_distance(u: Tensor, spikes: Tensor, v_threshold: Tensor | float, out: Tensor) -> Tensor:
