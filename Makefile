@@ -10,6 +10,7 @@ PIP     := $(BIN)/python -m pip
 PIP_RUN := $(PIP) --disable-pip-version-check install --quiet -c constraints.txt
 LAVA    := lava-nc==0.10.0
 PEERS   := "spikingjelly==2.0.0; python_version >= '3.11'" norse==1.1.0
+TONIC   := tonic==1.7.0
 
 .PHONY: demo test lint bench clean install
 .DEFAULT_GOAL := demo
@@ -33,16 +34,17 @@ install: $(STAMP)
 # lava-nc 0.10.0 declares Python <3.11 but runs on 3.11-3.13 with rmp_deploy.converters.lava.compat.
 # There it is installed without its (older) pins, after its dependencies, which the extra `lava` brings. SpikingJelly and
 # Norse are installed without torchvision, matplotlib and more, which their neurons do not need; see the extra `bench`.
+# So is tonic; see the extra `events`. Pillow is the part of the extra `vision` that works beside any torch.
 # lava-dl (also Python <3.11 by its own word) is the judge of what we write as .net.
 $(STAMP): pyproject.toml constraints.txt Makefile
 	@test -L rmp_deploy/converters || { echo "error: rmp_deploy/converters is not a symlink. Run 'git config core.symlinks true' and check out again."; exit 2; }
 	@test -n "$(PYTHON)" || { echo "error: no python3 of version 3.10-3.13 with the venv module found. Set PYTHON=/path/to/python."; exit 2; }
 	@echo "installing into $(VENV) (a few minutes, once) ..."
 	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
-	@$(PIP_RUN) -e ".[train,lava,nir,netx,bench,dev]"
+	@$(PIP_RUN) -e ".[train,lava,nir,netx,events,bench,dev]" pillow
 	@$(BIN)/python -c 'import sys; sys.exit(sys.version_info < (3, 11))' || exit 0; \
 	    $(PIP) --disable-pip-version-check install --quiet --no-deps --ignore-requires-python "$(LAVA)"
-	@$(PIP_RUN) --no-deps $(PEERS)
+	@$(PIP_RUN) --no-deps $(PEERS) $(TONIC)
 	@$(PIP_RUN) --no-deps --ignore-requires-python lava-dl
 	@touch $@
 

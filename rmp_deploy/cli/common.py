@@ -24,7 +24,7 @@ from rmp_deploy.report import html, text
 from rmp_deploy.report import json as report
 from rmp_deploy.training import data
 
-DATA = "a data set's name, a folder of IDX files (MNIST and its kin) or an .npz with x and y"
+DATA = "a data set's name, a folder (IDX, CIFAR, images, events: docs/data.md), an .npz with x and y or an .npy"
 
 
 def add_file(parser: argparse.ArgumentParser) -> None:
@@ -32,16 +32,23 @@ def add_file(parser: argparse.ArgumentParser) -> None:
 
 
 def add_data(parser: argparse.ArgumentParser, at_most: int | None = None, required: bool = True) -> None:
-    """`--data` and `--samples`; without --samples all, or the first `at_most`."""
+    """`--data`, `--image-size` and `--samples`; without --samples all, or the first `at_most`."""
     parser.add_argument("--data", required=required, metavar="D", help=DATA)
+    parser.add_argument(
+        "--image-size",
+        type=int,
+        default=0,
+        metavar="PIXELS",
+        help="resize images to PIXELS x PIXELS (default: as they are)",
+    )
     meaning = "all" if at_most is None else f"{at_most}, or all if fewer"
     parser.add_argument("--samples", type=int, metavar="N", help=f"the first N of them (default: {meaning})")
     parser.set_defaults(at_most=at_most)
 
 
-def load_data(args: argparse.Namespace) -> data.Samples:
-    """The samples that `--data` and `--samples` ask for."""
-    return first_samples(args, data.load(args.data))
+def load_data(args: argparse.Namespace, graph: SpikingGraph) -> data.Samples:
+    """The samples that `--data`, `--image-size` and `--samples` ask for, events as frames of the graph's T steps."""
+    return first_samples(args, data.load(args.data, image_size=args.image_size, T=graph.T))
 
 
 def first_samples(args: argparse.Namespace, samples: data.Samples) -> data.Samples:

@@ -46,7 +46,7 @@ def run(args: argparse.Namespace) -> int:
     if args.report is not None:
         check_output(args.report, ".html")
     graph = onnx_io.load(args.file)
-    samples = load_data(args)
+    samples = load_data(args, graph)
     check_samples(graph, samples)
     section, right, first = measure(graph, samples, profiles)
     show(

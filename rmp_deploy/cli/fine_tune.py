@@ -15,7 +15,7 @@ from rmp_deploy.training import data
 MAX_EPOCHS = 1000
 
 
-def load_splits(args: argparse.Namespace) -> tuple[data.Samples, data.Samples]:
+def load_splits(args: argparse.Namespace, graph: SpikingGraph) -> tuple[data.Samples, data.Samples]:
     """What to train on, and what `--samples` asks for of the split that is not trained on.
 
     Raises:
@@ -27,7 +27,7 @@ def load_splits(args: argparse.Namespace) -> tuple[data.Samples, data.Samples]:
         import rmp_deploy.converters.ir_to_torch  # noqa: F401
     except ImportError as e:
         raise RmpDeployError(f"quantize: --fine-tune needs {e.name}. Run: pip install 'rmp-deploy[train]'.") from e
-    train, held_out = data.load_splits(args.data)
+    train, held_out = data.load_splits(args.data, image_size=args.image_size, T=graph.T)
     if train.y is None:
         raise RmpDeployError(f"data '{train.name}': labels = none, allowed one per sample. Add y to fine-tune.")
     return train, first_samples(args, held_out)

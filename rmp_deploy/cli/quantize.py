@@ -71,7 +71,7 @@ def run(args: argparse.Namespace) -> int:
     _check_options(profile, weight_bits, args.input)
     graph = onnx_io.load(args.file)
     _check_limits(graph, profile)  # what is fed in
-    train, samples = (None, load_data(args)) if args.fine_tune is None else load_splits(args)
+    train, samples = (None, load_data(args, graph)) if args.fine_tune is None else load_splits(args, graph)
     check_samples(graph, samples)
     calibration = samples.x if train is None else train.x  # none that accuracy is reported of, where there are others
     values = graph.T * sum(math.prod(graph.shapes[op.name]) for op in graph.spiking)

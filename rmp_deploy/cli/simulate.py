@@ -44,7 +44,7 @@ def run(args: argparse.Namespace) -> int:
     if args.out is not None:
         check_output(args.out, ".npz")
     graph = onnx_io.load(args.file)
-    samples = load_data(args)
+    samples = load_data(args, graph)
     check_samples(graph, samples)
     start = time.perf_counter()
     record: tuple[Record, ...] = tuple(dict.fromkeys((*wanted, "spikes")))

@@ -70,7 +70,7 @@ def run(args: argparse.Namespace) -> int:
         todo = "Give the float file, and this one as --quantized"
         raise RmpDeployError(f"verify --run: file '{args.file}' = Loihi's integers, allowed what torch ran. {todo}.")
     quantized = None if args.quantized is None else Quantized(args.quantized, onnx_io.load(args.quantized))
-    samples = load_data(args)
+    samples = load_data(args, graph)
     section, right = verify(graph, args.file, samples, args.run_folder, quantized, args.backend or LADDER)
     show(
         document(
@@ -91,6 +91,7 @@ def _self_check(args: argparse.Namespace) -> int:
     options = {
         "--data": args.data,
         "--samples": args.samples,
+        "--image-size": args.image_size or None,
         "--quantized": args.quantized,
         "--backend": args.backend,
         "--run": args.run_folder,

@@ -16,7 +16,7 @@ from rmp_deploy.training.config import Encoding
 MAX_T = 65_535  # as a graph's
 
 
-def encode(x: Tensor, T: int, encoding: Encoding, generator: torch.Generator) -> Tensor:
+def encode(x: Tensor, T: int, encoding: str, generator: torch.Generator) -> Tensor:
     """T steps of input from a batch: [B, ...] -> [T, B, ...], of x's type and device.
 
     direct       x[t] = x, the same values at every step (not copied)

@@ -79,7 +79,8 @@ def test_a_convnet_trains_on_a_folder_and_hears_of_every_batch(folder):
 def test_the_preset_takes_its_data_from_the_command_line(folder, tmp_path, capsys):
     assert preset("fashion-convnet").data == ""
     assert main(["train", "--preset", "fashion-convnet", "--out", str(tmp_path / "run")]) == 2
-    assert "data '': none given, allowed digits, a file.npz or a folder of IDX files" in capsys.readouterr().err
+    assert "data = none, allowed the folder of Fashion-MNIST's IDX files" in capsys.readouterr().err
+    refused("", "data '': none given, allowed digits, a file.npz, a file.npy or a folder")
     config = tmp_path / "small.toml"
     config.write_text("epochs = 1\n[model]\nchannels = [2]\nhidden = 4\nT = 2\n")
     run, net = tmp_path / "run", tmp_path / "net.onnx"
@@ -134,15 +135,15 @@ def test_memory_follows_what_a_file_holds_and_not_what_it_says(folder):
 def test_splits_that_do_not_belong_together_are_not_trained_on(folder):
     train_labels = folder / "train-labels-idx1-ubyte"
     for values, said in (
-        (np.r_[np.arange(39) % 2, 255], "training images of class 2 = 0 with labels 0..255"),
-        (1 + np.arange(40) % 2, "training images of class 0 = 0"),
+        (np.r_[np.arange(39) % 2, 255], "training samples of class 2 = 0 with labels 0..255"),
+        (1 + np.arange(40) % 2, "training samples of class 0 = 0"),
         (np.zeros(40), "largest label of the test split = 1, allowed 0..0"),
     ):
         train_labels.write_bytes(encode(values))
         refused(folder, said, data.load_splits)
     train_labels.write_bytes(encode(np.arange(40) % 2))
     (folder / IMAGES).write_bytes(encode(pictures(20, size=8)))
-    refused(folder, "test images (8, 8), allowed (4, 4)", data.load_splits)
+    refused(folder, "test samples (1, 8, 8), allowed (1, 4, 4)", data.load_splits)
 
 
 def test_a_bad_folder_ends_a_command_with_one_line_and_code_2(tmp_path, capsys):

@@ -41,28 +41,6 @@ def idx(folder: Path, split: Split) -> Samples:
     return Samples(folder.resolve().name, x, y.astype(np.int64), str(folder))
 
 
-def idx_splits(folder: Path) -> tuple[Samples, Samples]:
-    """Both splits, of images of one size and the same classes 0..K-1.
-
-    Raises:
-        RmpDeployError: as `idx`; a class without training images; test images of another size or an unknown class.
-    """
-    train, test = idx(folder, "train"), idx(folder, "test")
-    assert train.y is not None and test.y is not None
-    counts = np.bincount(train.y)
-    if not counts.all():
-        empty = int(np.argmin(counts > 0))
-        what = f"training images of class {empty} = 0 with labels 0..{len(counts) - 1}"
-        raise RmpDeployError(f"data '{folder}': {what}, allowed >= 1. Number the classes from 0.")
-    if int(test.y.max()) >= len(counts):
-        what = f"largest label of the test split = {test.y.max()}, allowed 0..{len(counts) - 1} as in training"
-        raise RmpDeployError(f"data '{folder}': {what}. Use files of one data set.")
-    if train.x.shape[1:] != test.x.shape[1:]:
-        what = f"test images {test.x.shape[2:]}, allowed {train.x.shape[2:]} as in training"
-        raise RmpDeployError(f"data '{folder}': {what}. Use files of one data set.")
-    return train, test
-
-
 def _read(folder: Path, name: str, dimensions: int) -> npt.NDArray[np.uint8]:
     """The values of `name` or `name`.gz, with as many dimensions as asked for."""
     candidates = [folder / name, folder / f"{name}.gz"]

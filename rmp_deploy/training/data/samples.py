@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal, Protocol
@@ -34,6 +35,58 @@ class SampleArray(Protocol):
 
 
 @dataclass(frozen=True)
+class LazyArray:
+    """[n, *sample_shape] float32, of which `read(i)` gives sample i, [*sample_shape]."""
+
+    n: int
+    sample_shape: tuple[int, ...]
+    read: Callable[[int], npt.NDArray[np.float32]]
+    dtype = np.dtype(np.float32)
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        return self.n, *self.sample_shape
+
+    def __len__(self) -> int:
+        return self.n
+
+    def __getitem__(self, index: Index, /) -> npt.NDArray[np.float32]:
+        chosen = _row_numbers(index, self.n)
+        values = np.empty((len(chosen), *self.sample_shape), np.float32)
+        for k, i in enumerate(chosen):
+            values[k] = self.read(int(i))
+        return values
+
+
+@dataclass(frozen=True)
+class Rows:
+    """Some rows of an array that is read when it is indexed: `x[rows]`, of which nothing is read yet."""
+
+    x: SampleArray
+    rows: npt.NDArray[np.int64]
+    dtype = np.dtype(np.float32)
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        return len(self.rows), *self.x.shape[1:]
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def __getitem__(self, index: Index, /) -> npt.NDArray[np.float32]:
+        return self.x[self.rows[index]]
+
+
+def _row_numbers(index: Index, n: int) -> npt.NDArray[np.int64]:
+    """The rows of n that NumPy's indexing means."""
+    if isinstance(index, slice):
+        return np.arange(*index.indices(n), dtype=np.int64)
+    if len(index) and not -n <= int(index.min()) <= int(index.max()) < n:
+        raise IndexError(f"row {index.min()}..{index.max()} of {n}")
+    return np.where(index < 0, index + n, index)
+
+
+@dataclass(frozen=True)
 class Samples:
     """N samples: `x` [N, ...] float32, labels `y` [N] int64 where known, and where they come from.
 
@@ -56,7 +109,12 @@ class Samples:
             return self
         if not 1 <= n <= len(self.x):
             raise RmpDeployError(f"data '{self.name}': samples = {n}, allowed 1..{len(self.x)}. Ask for fewer.")
-        return replace(self, x=self.x[:n], y=None if self.y is None else self.y[:n])
+        return self.part(np.arange(n))
+
+    def part(self, chosen: npt.NDArray[np.int64]) -> Samples:
+        """The chosen samples; what is not in memory is not read for that."""
+        x = self.x[chosen] if isinstance(self.x, np.ndarray) else Rows(self.x, chosen)
+        return replace(self, x=x, y=None if self.y is None else self.y[chosen])
 
 
 def labels(path: Path, y: npt.NDArray[Any] | None, n: int) -> npt.NDArray[np.int64] | None:
