@@ -12,8 +12,9 @@ import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
+from rmp_deploy.converters import torch_mpbn
 from rmp_deploy.converters.torch_functions import INPUT
-from rmp_deploy.converters.torch_layers import SEQUENCE_LAYERS, Converters, array
+from rmp_deploy.converters.torch_layers import SEQUENCE_LAYERS, SIZED, Converters, array
 from rmp_deploy.converters.torch_trace import Dialect, check_steps, trace
 from rmp_deploy.errors import RmpDeployError
 from rmp_deploy.ir import ops
@@ -23,6 +24,7 @@ from rmp_deploy.training import data, neurons
 from rmp_deploy.training.config import TrainConfig
 from rmp_deploy.training.loop import load_run
 from rmp_deploy.training.models import DirectEncoding, TimeDistributed
+from rmp_deploy.training.mpbn import MPBNLIF
 
 
 def to_graph(
@@ -76,7 +78,7 @@ def run_to_graph(run_folder: str | Path) -> tuple[SpikingGraph, TrainConfig]:
 
 
 def trace_torch(model: nn.Module, x: npt.NDArray[Any], encoding: Encoding) -> Trace:
-    """Run `model` in eval mode on samples `x` and record spikes, u and v of every LIF layer.
+    """Run `model` in eval mode on samples `x` and record spikes, u and v of every LIF layer: those of its op.
 
     `encoding` is that of the model's graph, ``to_graph(...).input.encoding``: `x` is [N, *shape] where it is "direct",
     [N, T, *shape] where it is "time_series", fed to the model as [T, N, *shape].
@@ -90,8 +92,7 @@ def trace_torch(model: nn.Module, x: npt.NDArray[Any], encoding: Encoding) -> Tr
     recorded: dict[str, tuple[Tensor, ...]] = {}
 
     def record(name: str, layer: neurons.LIF, spikes: Tensor) -> None:
-        assert layer.u is not None and layer.v is not None  # eval mode keeps both potentials
-        recorded[name] = (spikes > 0, layer.u, layer.v)  # now: the model may go on to write into its spikes
+        recorded[name] = (spikes > 0, *_membrane(layer))  # now: the model may go on to write into its spikes
 
     hooks = [
         layer.register_forward_hook(lambda layer, _x, spikes, name=name: record(name, layer, spikes))
@@ -110,6 +111,14 @@ def trace_torch(model: nn.Module, x: npt.NDArray[Any], encoding: Encoding) -> Tr
             hook.remove()
     spikes, u, v = ({name: steps[i].transpose(0, 1).numpy() for name, steps in recorded.items()} for i in range(3))
     return Trace(backend="torch", output=output.numpy(), spikes=spikes, u=u, v=v)
+
+
+def _membrane(layer: neurons.LIF) -> tuple[Tensor, Tensor]:
+    """u and v of the last pass in eval mode, which keeps both."""
+    if isinstance(layer, MPBNLIF):
+        return torch_mpbn.membrane(layer)
+    assert layer.u is not None and layer.v is not None
+    return layer.u, layer.v
 
 
 def _lif(layer: neurons.LIF, path: str, inputs: tuple[str, ...]) -> list[ops.Op]:
@@ -131,7 +140,8 @@ def _firing(layer: neurons.LIF) -> dict[str, Any]:
 
 NEURONS: Converters = {neurons.LIF: _lif, neurons.IF: _lif, neurons.CubaLIF: _cuba_lif, neurons.LI: _li}
 TRAINING = Dialect(
-    converters={**SEQUENCE_LAYERS, **NEURONS},
+    converters={**SEQUENCE_LAYERS, **NEURONS, **torch_mpbn.CONVERTERS},
     per_step={TimeDistributed: lambda container: container.layer},
     encoders={DirectEncoding: lambda encoding: encoding.T},
+    sized={**SIZED, **torch_mpbn.SIZED},
 )

@@ -215,7 +215,7 @@ class _Walk:
 
     def _trace(self, module: nn.Module, path: str, dialect: Dialect, names: list[str], step: int) -> _Step:
         """One call of `module`, with a state for each of `names`."""
-        known = {*self.dialect.converters, *dialect.converters, *dialect.per_step, *dialect.encoders}
+        known = {*self.dialect.known, *dialect.known, *dialect.per_step, *dialect.encoders}
         tracer = _Tracer(known, dialect, path, step)
         root = _Root(module, [PassedState(name) for name in names])
         graph = tracer.trace(root)

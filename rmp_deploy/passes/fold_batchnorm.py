@@ -12,6 +12,8 @@ import numpy.typing as npt
 from rmp_deploy.errors import RmpDeployError, op_error
 from rmp_deploy.ir.graph import SpikingGraph
 from rmp_deploy.ir.ops import Add, AvgPool2d, BatchNorm, Conv1d, Conv2d, Flatten, Linear, Op
+from rmp_deploy.passes.as_synapses import identity
+from rmp_deploy.passes.paths import currents
 
 F64 = npt.NDArray[np.float64]
 Synapse: TypeAlias = Linear | Conv1d | Conv2d
@@ -28,6 +30,9 @@ def fold_batchnorm(graph: SpikingGraph) -> SpikingGraph:
     - Else into all synapses after it, behind Flatten and unpadded AvgPool2d too: ``weight' = weight * gain``,
       ``bias' = bias + sum(weight * shift)``. A padded convolution pads zeros where the BatchNorm would give `shift`, so
       that it takes a BatchNorm only if the shift is 0.
+
+    - Else into the synapses before it, and into one of its own for what joins their sum without one: the identity
+      shortcut of spikes becomes a synapse of ``gain``, ``<add>_identity`` as in `as_synapses`.
 
     This is repeated until nothing folds: one BatchNorm may stand between another and its synapse. Any other BatchNorm
     stays in the graph as it is; `refusals` says why. A limit: Concat and pools are not looked through to the synapses
@@ -59,29 +64,29 @@ def _fold_each_once(graph: SpikingGraph) -> tuple[SpikingGraph, list[tuple[Op, R
     kept: list[tuple[Op, RmpDeployError]] = []
     for name in [norm.name for norm in graph.of_type(BatchNorm)]:
         (norm,) = (op for op in graph.of_type(BatchNorm) if op.name == name)  # its input may have folded before it
-        reasons = []
-        for side in (_into_synapses_before, _into_synapses_after):
+        reasons: dict[str, None] = {}  # each once
+        for side in (_into_synapses_before, _into_synapses_after, _into_synapses_and_shortcuts_before):
             try:
-                graph = _without(graph, norm, side(graph, norm))
+                graph = side(graph, norm)
                 break
             except _CannotFoldError as e:
-                reasons.append(str(e))
+                reasons[str(e)] = None
         else:
             what, todo = "; ".join(reasons), "Put it right behind a synapse"
             kept.append((norm, op_error(norm.kind, name, what, "a synapse of its own before or after it", todo)))
     return graph, kept
 
 
-def _into_synapses_before(graph: SpikingGraph, norm: BatchNorm) -> dict[str, Op]:
+def _into_synapses_before(graph: SpikingGraph, norm: BatchNorm) -> SpikingGraph:
     gain, shift = _affine(norm)
     changed: dict[str, Op] = {}
     for synapse in _synapses_before(graph, norm.inputs[0], norm.name):
         bias = None if synapse.bias is None else gain * synapse.bias
-        if not changed:  # the sum is shifted once
+        if not changed and shift.any():  # the sum is shifted once
             bias = shift if bias is None else bias + shift
         weight = synapse.weight * gain.reshape(-1, *(1,) * (synapse.weight.ndim - 1))
         changed[synapse.name] = _with(synapse, weight, bias)
-    return changed
+    return _without(graph, norm, changed)
 
 
 def _synapses_before(graph: SpikingGraph, value: str, reader: str) -> list[Synapse]:
@@ -100,8 +105,35 @@ def _synapses_before(graph: SpikingGraph, value: str, reader: str) -> list[Synap
     return [synapse for branch in op.inputs for synapse in _synapses_before(graph, branch, value)]
 
 
-def _into_synapses_after(graph: SpikingGraph, norm: BatchNorm) -> dict[str, Op]:
-    return _readers_with(graph, norm.name, *_affine(norm))
+def _into_synapses_and_shortcuts_before(graph: SpikingGraph, norm: BatchNorm) -> SpikingGraph:
+    return _into_synapses_before(_with_synaptic_shortcuts(graph, norm.inputs[0]), norm)
+
+
+def _with_synaptic_shortcuts(graph: SpikingGraph, value: str) -> SpikingGraph:
+    """The graph with an identity synapse wherever something that is no current joins the sum `value`."""
+    known = currents(graph)
+    sums = _sums(graph, value)
+    ops: list[Op] = []
+    for op in graph.ops:
+        bare = [i for i in dict.fromkeys(op.inputs) if i not in known] if op.name in sums & known else []
+        nth = sum(i.startswith(f"{op.name}_identity") for i in op.inputs)
+        names = {i: f"{op.name}_identity{n if n > 1 else ''}" for n, i in enumerate(bare, start=nth + 1)}
+        try:
+            ops += [identity(name, i, graph.shapes[i], loihi=False) for i, name in names.items()]
+        except RmpDeployError as e:
+            raise _CannotFoldError(str(e)) from e
+        ops.append(replace(op, inputs=tuple(names.get(i, i) for i in op.inputs)) if names else op)
+    return replace(graph, ops=tuple(ops))
+
+
+def _sums(graph: SpikingGraph, value: str) -> set[str]:
+    """The Adds that make `value`: itself, and those that it sums."""
+    op = graph.by_name.get(value)
+    return {value}.union(*(_sums(graph, i) for i in op.inputs)) if isinstance(op, Add) else set()
+
+
+def _into_synapses_after(graph: SpikingGraph, norm: BatchNorm) -> SpikingGraph:
+    return _without(graph, norm, _readers_with(graph, norm.name, *_affine(norm)))
 
 
 def _readers_with(graph: SpikingGraph, value: str, gain: F64, shift: F64) -> dict[str, Op]:

@@ -157,6 +157,24 @@ def test_not_through_a_padded_pool():
     agree(graph, folded, b.samples())
 
 
+@pytest.mark.parametrize("flat", [False, True])
+def test_an_identity_shortcut_takes_the_gain_as_a_synapse(flat):
+    """Of a sum with a current; the second Add sums spikes that others read too."""
+    b = Builder(4, (6,) if flat else (2, 6, 6))
+    spikes = [b.lif(f"l{i}", (b.linear(f"c{i}", "x", 6, 4) if flat else b.conv(f"c{i}", "x", 2, 4))) for i in (1, 2)]
+    current = b.linear("c3", "l1", 4, 4) if flat else b.conv("c3", "l1", 4, 4)
+    inner = b.add(Add(name="inner", inputs=(current, *spikes)))
+    b.lif("l4", b.norm("n", b.add(Add(name="sum", inputs=("l1", inner))), 4))
+    graph = b.graph("l4")
+    folded = fold_batchnorm(graph)
+    made = [op.name for op in folded.ops if op.name not in graph.by_name]
+    assert made == ["inner_identity", "inner_identity2", "sum_identity"]
+    assert not folded.of_type(BatchNorm)
+    assert not list(refusals(graph))
+    assert all(folded.by_name[name].bias is None for name in made if name != "sum_identity")
+    agree(graph, folded, b.samples())
+
+
 def test_a_padded_convolution_takes_the_gain_but_no_shift():
     """At the border it sees zeros, where the BatchNorm would give its shift."""
     for shift in (False, True):
