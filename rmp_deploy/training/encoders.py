@@ -7,11 +7,12 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor
 
 from rmp_deploy.errors import RmpDeployError
-from rmp_deploy.training.config import Encoding
 
 MAX_T = 65_535  # as a graph's
 
@@ -32,6 +33,12 @@ def encode(x: Tensor, T: int, encoding: str, generator: torch.Generator) -> Tens
     if not 1 <= T <= MAX_T:
         raise RmpDeployError(f"encoding '{encoding}': T = {T}, allowed 1..{MAX_T}. Correct it.")
     return ENCODERS[encoding](x, T, generator)
+
+
+def encode_samples(x: npt.NDArray[np.float32], T: int, encoding: Encoding, seed: int) -> npt.NDArray[np.float32]:
+    """Samples as a time-series graph takes them: [N, ...] -> [N, T, ...]; raises as `encode`."""
+    steps = encode(torch.from_numpy(np.ascontiguousarray(x)), T, encoding, torch.Generator().manual_seed(seed))
+    return steps.transpose(0, 1).contiguous().numpy()
 
 
 def poisson(x: Tensor, T: int, generator: torch.Generator) -> Tensor:
@@ -81,7 +88,7 @@ def _time_series(x: Tensor, T: int, generator: torch.Generator) -> Tensor:
     return x.transpose(0, 1)
 
 
-ENCODERS: dict[Encoding, Callable[[Tensor, int, torch.Generator], Tensor]] = {
+ENCODERS: dict[str, Callable[[Tensor, int, torch.Generator], Tensor]] = {
     "direct": _direct,
     "poisson": poisson,
     "ttfs": _ttfs,
