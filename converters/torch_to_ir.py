@@ -20,11 +20,11 @@ from rmp_deploy.errors import RmpDeployError
 from rmp_deploy.ir import ops
 from rmp_deploy.ir.graph import ENCODINGS, Encoding, Input, Readout, SpikingGraph
 from rmp_deploy.ir.trace import Trace
-from rmp_deploy.training import data, neurons
+from rmp_deploy.training import neurons
 from rmp_deploy.training.config import TrainConfig
-from rmp_deploy.training.loop import load_run
 from rmp_deploy.training.models import DirectEncoding, TimeDistributed
 from rmp_deploy.training.mpbn import MPBNLIF
+from rmp_deploy.training.run_folder import read_run
 
 
 def to_graph(
@@ -68,13 +68,15 @@ def run_to_graph(run_folder: str | Path) -> tuple[SpikingGraph, TrainConfig]:
     Raises:
         RmpDeployError: the folder is not a finished run.
     """
-    config, model = load_run(run_folder)
-    samples = data.load(config.data)  # its name, which is no path of this machine
+    run = read_run(run_folder)
+    config, task = run.config, run.task
     provenance = {
         "trained by": f"rmp-deploy {version('rmp-deploy')}, torch {torch.__version__}",
-        "config": json.dumps({**config.as_dict(), "data": samples.name}, sort_keys=True),
+        "config": json.dumps({**config.as_dict(), "data": task.data}, sort_keys=True),
     }
-    return to_graph(model, samples.x.shape[1:], name=f"{samples.name}-convnet", provenance=provenance), config
+    T = None if config.model.encoding == "direct" else config.model.T
+    name = f"{task.data}-{config.model.name}"
+    return to_graph(run.model, task.shape, name, T, provenance), config
 
 
 def trace_torch(model: nn.Module, x: npt.NDArray[Any], encoding: Encoding) -> Trace:

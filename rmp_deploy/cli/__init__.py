@@ -77,8 +77,8 @@ def main(argv: Sequence[str] | None = None) -> int:
             what = f"not enough memory ({what or 'no more to be had'}). Use fewer samples or a smaller network."
         print(f"error: {what}", file=sys.stderr)
         return 2
-    except KeyboardInterrupt:
-        print("error: interrupted.", file=sys.stderr)
+    except KeyboardInterrupt as e:  # a run that trains says where it can be resumed
+        print(f"error: interrupted. {e}".rstrip(), file=sys.stderr)
         return 130
     except OSError as e:  # what commands read and write themselves has its own messages
         if not _is_stdout(e):

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import argparse
+import math
 from dataclasses import asdict, replace
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from rmp_deploy.cli.common import DATA, console, print_json, progress
@@ -12,7 +14,7 @@ from rmp_deploy.files import check_writable
 from rmp_deploy.training.config import PRESETS, WANTED_DATA, TrainConfig, load_config, preset
 
 if TYPE_CHECKING:  # torch is an extra
-    from rmp_deploy.training.loop import TrainResult
+    from rmp_deploy.training.loop import Folder, TrainResult
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -21,6 +23,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     source.add_argument("--preset", metavar="NAME", help=f"one of {', '.join(PRESETS)}")
     parser.add_argument("--data", metavar="D", help=f"{DATA}; in place of the config's")
     parser.add_argument("--out", required=True, metavar="RUN", help="folder for config, weights and metrics")
+    parser.add_argument("--resume", action="store_true", help="go on where a stopped run left RUN, if there is one")
+    parser.add_argument("--checkpoint-every", type=float, default=60.0, metavar="S",
+                        help="seconds between checkpoints inside an epoch (default: 60)")  # fmt: skip
+    parser.add_argument("--device", choices=("cpu", "cuda"), help="default: a GPU where there is one")
+    parser.add_argument("--tensorboard", action="store_true", help="write RUN/tensorboard too")
 
 
 def run(args: argparse.Namespace) -> int:
@@ -30,36 +37,54 @@ def run(args: argparse.Namespace) -> int:
     if args.preset and not config.data:
         wanted = WANTED_DATA[args.preset.split("-")[0]]
         raise RmpDeployError(f"preset '{args.preset}': data = none, allowed {wanted}. Pass it as --data.")
+    if not 0 <= args.checkpoint_every < math.inf:
+        what = f"--checkpoint-every = {args.checkpoint_every}, allowed seconds >= 0"
+        raise RmpDeployError(f"train: {what}. Correct it.")
     check_writable(args.out)
-    result = train_with_progress(config, "train")
-    from rmp_deploy.training.loop import save_run
+    _check_torch()
+    from rmp_deploy.training.distributed import is_first_process
+    from rmp_deploy.training.loop import Folder
 
-    out = save_run(result, args.out)
+    folder = Folder(Path(args.out), args.resume, args.checkpoint_every, args.tensorboard)
+    result = train_with_progress(config, "train", folder, args.device)
+    if not is_first_process():
+        return 0
     last = result.metrics[-1]
     if args.json:
-        print_json({"run": str(out), "seconds": result.seconds, **asdict(last)})
+        print_json({"run": args.out, "seconds": result.seconds, **asdict(last)})
     else:
         console().print(
             f"test accuracy {100 * last.test_accuracy:.1f} %, quantization error {last.quantization_error:.3f}, "
-            f"{result.seconds:.1f} s\nrun: {out}"
+            f"{result.seconds:.1f} s\nrun: {args.out}"
         )
     return 0
 
 
-def train_with_progress(config: TrainConfig, title: str) -> TrainResult:
+def train_with_progress(
+    config: TrainConfig, title: str, folder: Folder | None = None, device: str | None = None
+) -> TrainResult:
     """Train with a progress bar.
 
     Raises:
         RmpDeployError: torch is not installed.
     """
-    try:
-        from rmp_deploy.training.loop import EpochMetrics, train
-    except ImportError as e:
-        raise RmpDeployError(f"train: needs {e.name}. Run: pip install 'rmp-deploy[train]'.") from e
+    _check_torch()
+    from rmp_deploy.training.distributed import is_first_process
+    from rmp_deploy.training.loop import EpochMetrics, train
+
+    if not is_first_process():
+        return train(config, folder=folder, device=device)
     with progress() as bar:
         task = bar.add_task(title, total=config.epochs)
 
         def on_epoch(m: EpochMetrics) -> None:
             bar.update(task, description=f"{title}: test accuracy {100 * m.test_accuracy:.1f} %")
 
-        return train(config, on_epoch, lambda epochs: bar.update(task, completed=epochs))
+        return train(config, on_epoch, lambda epochs: bar.update(task, completed=epochs), folder, device)
+
+
+def _check_torch() -> None:
+    try:
+        import rmp_deploy.training.loop  # noqa: F401
+    except ImportError as e:
+        raise RmpDeployError(f"train: needs {e.name}. Run: pip install 'rmp-deploy[train]'.") from e

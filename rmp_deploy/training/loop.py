@@ -1,162 +1,268 @@
-"""The training loop: config in, a run folder out (config.json, model.safetensors, metrics.csv)."""
+"""The training loop: config in, a trained network out, with a run folder that survives whatever stops it."""
 
 from __future__ import annotations
 
-import json
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NoReturn
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load as load_tensors
-from safetensors.torch import save as save_tensors
 from torch import Tensor, nn
 
 from rmp_deploy.errors import RmpDeployError
-from rmp_deploy.files import write_atomically
-from rmp_deploy.training import data
-from rmp_deploy.training.config import TrainConfig, from_dict
+from rmp_deploy.training import checkpoint, data
+from rmp_deploy.training.amp import autocast, float32_potentials
+from rmp_deploy.training.batches import Batches
+from rmp_deploy.training.config import TrainConfig
+from rmp_deploy.training.diagnostics import LayerDiagnostics, load_history
+from rmp_deploy.training.distributed import Processes, processes
+from rmp_deploy.training.evaluation import evaluate
+from rmp_deploy.training.global_batch_norm import global_batch_norm
+from rmp_deploy.training.interrupt import Interrupt
+from rmp_deploy.training.metrics import DIAGNOSTICS, LAYERS, METRICS, EpochMetrics, write_metrics
 from rmp_deploy.training.networks import build, check_held_out
-from rmp_deploy.training.neurons import neurons
-from rmp_deploy.training.rmp_loss import RMPLoss, quantization_distance
+from rmp_deploy.training.not_finite import first_not_finite
+from rmp_deploy.training.rmp_loss import RMPLoss, weight_at
+from rmp_deploy.training.run_folder import CONFIG, WEIGHTS, Task, TrainResult, load_run, save_run
+from rmp_deploy.training.state import State
+from rmp_deploy.training.tensorboard import TensorBoard
+
+__all__ = ["EpochMetrics", "Folder", "TrainResult", "build", "evaluate", "load_run", "save_run", "train"]
+
+CHECKPOINT_SECONDS = 60.0
+WRITING = 0.05  # at most this part of the time goes into checkpoints inside an epoch
+OnEpoch = Callable[[EpochMetrics], None]
+OnStep = Callable[[float], None]
 
 
 @dataclass(frozen=True)
-class EpochMetrics:
-    """One line of metrics.csv; accuracy and quantization error are of the test split."""
+class Folder:
+    """Where a run keeps its checkpoint and metrics while it trains, and its network in the end.
 
-    epoch: int
-    loss: float
-    rmp_loss: float
-    test_accuracy: float
-    quantization_error: float
+    Attributes:
+        resume: go on from the checkpoint, if there is one; without it a checkpoint is refused.
+        checkpoint_seconds: between checkpoints inside an epoch; there is one after every epoch anyhow.
+        tensorboard: write event files too.
+    """
 
+    path: Path
+    resume: bool = False
+    checkpoint_seconds: float = CHECKPOINT_SECONDS
+    tensorboard: bool = False
 
-@dataclass(frozen=True)
-class TrainResult:
-    """What a run gave: the trained model in eval mode and its metrics by epoch; seconds [s]."""
+    @property
+    def checkpoint(self) -> Path:
+        return self.path / checkpoint.FILE
 
-    config: TrainConfig
-    model: nn.Module
-    metrics: list[EpochMetrics]
-    seconds: float
+    def prepare(self) -> bool:
+        """Whether there is a checkpoint to go on from; what a killed run was just writing is removed.
+
+        Raises:
+            RmpDeployError: the folder holds a finished run, or a checkpoint that nobody asked to resume.
+        """
+        if self.checkpoint.exists():
+            if not self.resume:
+                what = f"file '{self.checkpoint}': left by a run that was stopped, allowed none"
+                raise RmpDeployError(f"{what}. Go on with --resume, or train into another folder.")
+            for name in (checkpoint.FILE, METRICS, LAYERS, DIAGNOSTICS, WEIGHTS, CONFIG):
+                for unfinished in self.path.glob(f".{name}.*"):
+                    unfinished.unlink(missing_ok=True)
+            return True
+        if (self.path / WEIGHTS).exists():
+            what = f"run '{self.path}': holds a trained network, allowed a new folder"
+            raise RmpDeployError(f"{what}. Train into another one, or remove it.")
+        return False
 
 
 def train(
     config: TrainConfig,
-    on_epoch: Callable[[EpochMetrics], None] = lambda _: None,
-    on_step: Callable[[float], None] = lambda _: None,
+    on_epoch: OnEpoch = lambda _: None,
+    on_step: OnStep = lambda _: None,
+    folder: Folder | None = None,
+    device: str | None = None,
 ) -> TrainResult:
     """Train a network with cross entropy + RMP-Loss by SGD with a cosine schedule; same config, same weights.
 
-    `on_step` is told after each batch how many epochs are done, as a fraction too.
+    `on_step` is told after each batch how many epochs are done, as a fraction too. With a `folder` the run can be
+    stopped at any moment and resumed with the same weights bit for bit, and the folder is a finished run
+    (`run_folder.load_run`) when `train` returns; Ctrl-C or SIGTERM then stop it behind a batch, with a checkpoint.
+    `device` is "cpu" or "cuda", by default a GPU where there is one. Under `torchrun` every process takes a part of
+    each batch; the first one writes and calls back.
 
     Raises:
-        RmpDeployError: the data does not fit the network, or the loss is not finite (names epoch and step).
+        RmpDeployError: the data does not fit the network; the loss, a gradient or a potential is not finite (names
+            epoch, step and layer); the folder's checkpoint is of another run, or nobody asked to resume it.
+        KeyboardInterrupt: after Ctrl-C or SIGTERM; says where it can be resumed.
     """
-    threads = torch.get_num_threads()
+    threads, deterministic = torch.get_num_threads(), torch.backends.cudnn.deterministic
     torch.set_num_threads(config.threads)
+    torch.backends.cudnn.deterministic = True
     try:
-        return _train(config, on_epoch, on_step)
+        with processes(device) as all_processes:
+            if not all_processes.is_first:
+                on_epoch, on_step = lambda _: None, lambda _: None
+            return _Training(config, all_processes, folder).run(on_epoch, on_step)
     finally:
         torch.set_num_threads(threads)
+        torch.backends.cudnn.deterministic = deterministic
 
 
-def _train(
-    config: TrainConfig, on_epoch: Callable[[EpochMetrics], None], on_step: Callable[[float], None]
-) -> TrainResult:
-    start = time.perf_counter()
-    samples, held_out = data.load_splits(config.data)
-    x, y = _labelled(samples)
-    check_held_out(samples, held_out)
-    model = build(config, samples)
-    rmp_loss = RMPLoss(model, config.rmp_loss.k, config.rmp_loss.power, config.rmp_loss.schedule)
-    optimizer = torch.optim.SGD(
-        model.parameters(), lr=config.lr, momentum=config.momentum, weight_decay=config.weight_decay
-    )
-    scheduler = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, config.epochs)
-    order = torch.Generator().manual_seed(config.seed)
-    metrics: list[EpochMetrics] = []
-    for epoch in range(config.epochs):
-        model.train()
-        sums = torch.zeros(2)
-        # A last batch of one sample would leave BatchNorm without a variance.
-        batches = [b for b in torch.split(torch.randperm(len(x), generator=order), config.batch) if len(b) > 1]
-        for step, batch in enumerate(batches):
-            cross_entropy = nn.functional.cross_entropy(model(x[batch]), y[batch])
-            regularizer = rmp_loss(epoch, config.epochs)
-            loss = cross_entropy + regularizer
-            if not torch.isfinite(loss):
-                raise RmpDeployError(f"training: loss = {loss.item()} in epoch {epoch}, step {step}. Lower lr.")
-            optimizer.zero_grad()
-            loss.backward()  # type: ignore[no-untyped-call]
-            optimizer.step()
-            sums += torch.stack([loss, regularizer]).detach()
-            on_step(epoch + (step + 1) / len(batches))
-        scheduler.step()
-        mean_loss, mean_rmp = (sums / len(batches)).tolist()
-        accuracy, error = evaluate(model, held_out)
-        metrics.append(EpochMetrics(epoch + 1, mean_loss, mean_rmp, accuracy, error))
-        on_epoch(metrics[-1])
-    return TrainResult(config, model.eval(), metrics, time.perf_counter() - start)
+class _Training:
+    """One run: its data, its network, where it stands."""
 
+    def __init__(self, config: TrainConfig, all_processes: Processes, folder: Folder | None) -> None:
+        self.config, self.processes, self.folder = config, all_processes, folder
+        resume = folder is not None and folder.prepare()
+        samples, self.held_out = data.load_splits(config.data, image_size=config.image_size, T=config.model.T)
+        self.task = Task.of(config, samples)
+        check_held_out(samples, self.held_out)
+        self.model = build(config, samples).to(all_processes.device)
+        self.rmp_loss = RMPLoss(self.model, config.rmp_loss.k, config.rmp_loss.power, config.rmp_loss.schedule)
+        self.state = State.start(config, self.model, all_processes)
+        self.batches = Batches(config, samples, self.state.generators, all_processes.device)
+        self.history: list[dict[str, LayerDiagnostics]] = []
+        self.identity = {
+            "config": {k: v for k, v in config.as_dict().items() if k != "data"},  # wherever it lies
+            "data": {"train": checkpoint.fingerprint(samples), "test": checkpoint.fingerprint(self.held_out)},
+            "processes": all_processes.count,
+            "device": all_processes.device.type,
+        }
+        if resume:
+            assert folder is not None
+            self.state.restore(folder.checkpoint, self.identity, all_processes)
+            if self.state.epoch:
+                self.history = load_history(folder.path / DIAGNOSTICS)[: self.state.epoch]
+            if len(self.history) < self.state.epoch:
+                what = f"epochs = {len(self.history)}, allowed >= {self.state.epoch} as in {checkpoint.FILE}"
+                raise RmpDeployError(f"file '{folder.path / DIAGNOSTICS}': {what}. Train into another folder.")
+        self.written, self.cost = time.perf_counter(), 0.0  # the last checkpoint: when, and what it took [s]
 
-def evaluate(model: nn.Module, samples: data.Samples, batch: int = 512) -> tuple[float, float]:
-    """Accuracy and average quantization error ``mean(min(|u|, |1 - u|))`` (mean over layers) in eval mode."""
-    x, y = _labelled(samples)
-    layers = list(neurons(model).values())
-    correct, error = 0, torch.zeros(())
-    model.eval()
-    with torch.no_grad():
-        for inputs, labels in zip(torch.split(x, batch), torch.split(y, batch), strict=True):
-            correct += int((model(inputs).argmax(1) == labels).sum())
-            distances = [quantization_distance(layer.u) for layer in layers if layer.u is not None]
-            error += torch.stack(distances).mean() * len(inputs)
-    return correct / len(x), float(error) / len(x)
+    def run(self, on_epoch: OnEpoch, on_step: OnStep) -> TrainResult:
+        with ExitStack() as stack:
+            if self.processes.count > 1:
+                stack.enter_context(global_batch_norm(self.model))
+            if self.config.amp:
+                stack.enter_context(float32_potentials(self.model))
+            interrupt = stack.enter_context(Interrupt()) if self.folder else Interrupt()
+            board = stack.enter_context(self._tensorboard())
+            while self.state.epoch < self.config.epochs:
+                self._train_epoch(interrupt, on_step)
+                self._end_epoch()
+                on_epoch(self.state.metrics[-1])
+                if board:
+                    board.write(self.state.metrics[-1], self.history[-1])
+                self._checkpoint(interrupt.asked)
+        result = TrainResult(
+            self.config, self.task, self.model.eval(), self.state.metrics, self.history, self.state.seconds
+        )
+        if self.folder and self.processes.is_first:
+            save_run(result, self.folder.path)
+            self.folder.checkpoint.unlink(missing_ok=True)
+        return result
 
+    def _train_epoch(self, interrupt: Interrupt, on_step: OnStep) -> None:
+        state = self.state
+        self.model.train()
+        batches = self.batches.order()
+        start = time.perf_counter()
+        for step in range(state.step, len(batches)):
+            losses, correct = self._train_step(batches[step])
+            state.sums += losses
+            state.correct += correct
+            state.seen += len(batches[step])
+            state.step += 1
+            state.seconds += time.perf_counter() - start
+            start = time.perf_counter()
+            on_step(state.epoch + state.step / len(batches))
+            if self.folder:
+                due = start - self.written >= max(self.folder.checkpoint_seconds, self.cost / WRITING)
+                self._checkpoint(interrupt.asked, due)
 
-def save_run(result: TrainResult, out: str | Path) -> Path:
-    """Write the run folder; each file is whole or absent."""
-    out = Path(out)
-    rows = ["epoch,loss,rmp_loss,test_accuracy,quantization_error"]
-    rows += [
-        f"{m.epoch},{m.loss:.6g},{m.rmp_loss:.6g},{m.test_accuracy:.6g},{m.quantization_error:.6g}"
-        for m in result.metrics
-    ]
-    write_atomically(out / "model.safetensors", save_tensors(dict(result.model.state_dict())))
-    write_atomically(out / "metrics.csv", "\n".join(rows) + "\n")
-    write_atomically(out / "config.json", json.dumps(result.config.as_dict(), indent=2) + "\n")
-    return out
+    def _train_step(self, batch: Tensor) -> tuple[Tensor, int]:
+        """One step of SGD; loss and weighted RMP-Loss [2] of the whole batch, and how many samples were right."""
+        state, everyone = self.state, self.processes
+        part = everyone.part(batch)
+        x, y = self.batches.read(part)
+        with autocast(everyone.device, self.config.amp):
+            outputs = self.model(x)
+        if len(part):
+            cross_entropy = nn.functional.cross_entropy(outputs.float(), y)
+            regularizer = self.rmp_loss(state.epoch, self.config.epochs).to(everyone.device)
+        else:  # fewer samples than processes
+            cross_entropy, regularizer = outputs.float().sum(), state.sums.new_zeros(())
+        loss = cross_entropy + regularizer
+        losses = torch.stack([loss, regularizer]).detach()
+        correct = (outputs.argmax(1) == y).sum()
+        if everyone.count > 1:
+            share = len(part) / len(batch)
+            loss = loss * share
+            losses = everyone.sum(losses * share)
+            correct = everyone.sum(correct)
+        if not torch.isfinite(losses[0]):
+            self._stop(f"loss = {losses[0].item()}", x)
+        state.optimizer.zero_grad()
+        state.scaler.scale(loss).backward()  # type: ignore[no-untyped-call]
+        everyone.sum_gradients(self.model)
+        if (bad := state.check_gradients()) is not None:
+            self._stop(f"{bad} is not finite", x)
+        state.scaler.step(state.optimizer)
+        state.scaler.update()
+        return losses, int(correct)
 
+    def _end_epoch(self) -> None:
+        state, config = self.state, self.config
+        start = time.perf_counter()
+        steps, lr = state.step, state.learning_rate()
+        state.scheduler.step()
+        m = config.model
+        found = evaluate(self.model, self.held_out, m.encoding, m.T, self.processes)
+        weight = weight_at(state.epoch, config.epochs, config.rmp_loss.k, config.rmp_loss.schedule)
+        loss, rmp_loss = (state.sums / steps).tolist()
+        right = state.correct / state.seen
+        accuracy, error, layers = found
+        state.metrics.append(EpochMetrics(state.epoch + 1, loss, rmp_loss, accuracy, error, right, lr, weight))
+        self.history.append(layers)
+        state.epoch, state.step = state.epoch + 1, 0
+        state.correct = state.seen = 0
+        state.sums.zero_()
+        state.order = state.generators["order"].get_state()
+        state.seconds += time.perf_counter() - start
+        if self.folder and self.processes.is_first:
+            write_metrics(self.folder.path, state.metrics, self.history)  # before the checkpoint that counts on them
 
-def load_run(run: str | Path) -> tuple[TrainConfig, nn.Module]:
-    """Read a run folder back: its config and the trained network in eval mode.
+    def _checkpoint(self, asked: bool, due: bool = True) -> None:
+        """Write a checkpoint if it is due or somebody asked to stop, and then stop: all processes at the same step."""
+        if self.folder is None:
+            return
+        if self.processes.count > 1:
+            first = due and self.processes.is_first
+            flags = torch.tensor([float(asked), float(first)], device=self.processes.device)
+            asked, due = (bool(flag) for flag in self.processes.sum(flags).tolist())
+        if due or asked:
+            start = time.perf_counter()
+            self.state.save(self.folder.checkpoint, self.identity, self.processes)
+            self.written = time.perf_counter()
+            self.cost = self.written - start
+        if asked:
+            where = f"epoch {self.state.epoch}, step {self.state.step}"
+            raise KeyboardInterrupt(f"Checkpoint at {where}: '{self.folder.checkpoint}'. Go on with --resume.")
 
-    Raises:
-        RmpDeployError: a file is missing or malformed, or the weights are of another network.
-    """
-    run = Path(run)
-    try:
-        config = from_dict(json.loads((run / "config.json").read_text()))
-        weights = load_tensors((run / "model.safetensors").read_bytes())
-    except OSError as e:
-        raise RmpDeployError(
-            f"run '{run}': {Path(str(e.filename)).name} cannot be read ({e.strerror}). Train first."
-        ) from e
-    except (ValueError, AttributeError, SafetensorError) as e:
-        raise RmpDeployError(f"run '{run}': malformed ({e}). Train it again.") from e
-    model = build(config, data.load_splits(config.data)[0])
-    try:
-        model.load_state_dict(weights)
-    except RuntimeError as e:
-        reason = str(e).splitlines()[-1].strip()
-        raise RmpDeployError(f"run '{run}': weights of another network ({reason}). Train it again.") from e
-    return config, model.eval()
+    def _stop(self, what: str, x: Tensor) -> NoReturn:
+        layer = first_not_finite(self.model, x)
+        place = f"epoch {self.state.epoch}, step {self.state.step}"
+        first = f"; first: {layer}" if layer else ""
+        raise RmpDeployError(f"training: {what} in {place}{first}. Lower lr.")
 
-
-def _labelled(samples: data.Samples) -> tuple[Tensor, Tensor]:
-    if samples.y is None:
-        raise RmpDeployError(f"data '{samples.name}': labels = none, allowed one per sample. Add y to train or score.")
-    return torch.from_numpy(samples.x), torch.from_numpy(samples.y)
+    @contextmanager
+    def _tensorboard(self) -> Iterator[TensorBoard | None]:
+        if self.folder is None or not self.folder.tensorboard or not self.processes.is_first:
+            yield None
+            return
+        board = TensorBoard(self.folder.path, self.state.epoch + 1)
+        try:
+            yield board
+        finally:
+            board.close()

@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from rmp_deploy.training.fused import Options, leaky_sum, lif
+from rmp_deploy.training.neurons import IF, LI, LIF, CubaLIF
 from rmp_deploy.training.surrogate import Arctan, Rectangular, Sigmoid, Tanh
 
 T, B, SHAPE = 5, 3, (4, 2, 2)
@@ -130,3 +131,92 @@ def test_the_ends_of_the_rectangle_belong_to_it():
         spikes.sum().backward()
         assert spikes.tolist() == [[0, 0, 0, 1, 1]]  # strict: 0.5 does not fire
         assert x.grad.tolist() == [[0, 1, 1, 1, 0]]
+
+
+def module(kind, per_channel: bool, learn: bool, **options):
+    """A layer in float64 with parameters of its own: one number each, or one per channel."""
+    each = (SHAPE[0], 1, 1) if per_channel else ()
+    g = torch.Generator().manual_seed(4)
+    draw = [torch.rand(each, generator=g) for _ in range(4)]
+    threshold, decays = 0.3 + 0.4 * draw[0], [0.2 + 0.7 * d for d in draw[1:3]]
+    if options.get("reset") == "hard":
+        options["v_reset"] = -0.2 * draw[3]
+    if kind is LIF:
+        layer = LIF(decays[0], threshold, learn_decay=learn, **options)
+    elif kind is CubaLIF:
+        layer = CubaLIF(decays[1], decays[0], threshold, learn_decay=learn, **options)
+    else:
+        layer = IF(threshold, **options)
+    return layer.double()
+
+
+def unrolled_module(layer, x):
+    current = unrolled_leak(x, layer.current_decay) if isinstance(layer, CubaLIF) else x
+    o = Options(layer.reset, layer.detach_reset, layer.surrogate, layer.distance_power)
+    return unrolled(current, layer.decay, layer.v_threshold, layer.v_reset, o)
+
+
+def fused_module(layer, x):
+    spikes = layer(x)
+    return spikes, layer.u, x.new_zeros(()) if layer.distance is None else layer.distance
+
+
+@pytest.mark.parametrize("surrogate", [Rectangular(0.8), Tanh(), Sigmoid(), Arctan()], ids=repr)
+@pytest.mark.parametrize(("reset", "detach"), itertools.product(["hard", "soft"], [False, True]))
+@pytest.mark.parametrize("kind", [LIF, IF, CubaLIF])
+def test_every_neuron_is_its_equations_step_by_step(kind, reset, detach, surrogate):
+    """Spikes, potentials, distance, and the gradients of currents and learnt decays, of all that a module can be."""
+    x = torch.randn(T, B, *SHAPE, generator=torch.Generator().manual_seed(1), dtype=torch.float64) * 0.6 + 0.2
+    weight = torch.randn(2, *x.shape, generator=torch.Generator().manual_seed(2), dtype=torch.float64)
+    learning = [False] if kind is IF else [False, True]
+    for per_channel, learn, power in itertools.product((False, True), learning, (None, 1, 2)):
+        layer = module(kind, per_channel, learn, reset=reset, detach_reset=detach, surrogate=surrogate)
+        layer.distance_power = power
+        found = []
+        for run in (fused_module, unrolled_module):
+            leaf = x.clone().requires_grad_()
+            spikes, u, distance = run(layer, leaf)
+            total = (weight[0] * spikes + weight[1] * u).sum() + 7 * distance
+            found.append([spikes, u, distance, *torch.autograd.grad(total, [leaf, *layer.parameters()])])
+        assert len(list(layer.parameters())) == learn
+        assert 0.1 < found[0][0].mean() < 0.9
+        torch.testing.assert_close(found[0], found[1], rtol=1e-12, atol=1e-12)
+
+
+@pytest.mark.parametrize(("per_channel", "learn"), itertools.product([False, True], [False, True]))
+def test_the_leaky_integrator_is_its_equation_step_by_step(per_channel, learn):
+    x = torch.randn(T, B, *SHAPE, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
+    layer = LI(torch.linspace(0.2, 0.9, 4).reshape(4, 1, 1) if per_channel else 0.6, learn_decay=learn).double()
+    found = []
+    for run in (layer, lambda leaf: unrolled_leak(leaf, layer.decay)):
+        leaf = x.clone().requires_grad_()
+        v = run(leaf)
+        found.append([v, *torch.autograd.grad((v * x).sum(), [leaf, *layer.parameters()])])
+    assert len(found[0]) == 2 + learn
+    torch.testing.assert_close(found[0], found[1], rtol=1e-12, atol=1e-12)
+
+
+@pytest.mark.parametrize("reset", ["hard", "soft"])
+@pytest.mark.parametrize(("per_channel", "learn"), itertools.product([False, True], [False, True]))
+@pytest.mark.parametrize("kind", [LIF, IF, CubaLIF])
+def test_single_steps_are_the_whole_sequence(kind, reset, per_channel, learn):
+    x = torch.randn(12, B, *SHAPE, generator=torch.Generator().manual_seed(1), dtype=torch.float64) * 0.6 + 0.2
+    layer = module(kind, per_channel, learn and kind is not IF, reset=reset).eval()
+    state, streamed = None, []
+    for x_t in x:
+        spikes, state = layer.step(x_t, state)
+        streamed.append(spikes)
+    assert torch.equal(torch.stack(streamed), layer(x))
+    assert 0.1 < torch.stack(streamed).mean() < 0.9
+    torch.testing.assert_close(state[0], layer.v[-1], rtol=1e-12, atol=1e-12)
+
+
+@pytest.mark.parametrize("learn", [False, True])
+def test_single_steps_of_the_leaky_integrator_are_the_whole_sequence(learn):
+    x = torch.randn(12, B, 4, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
+    layer = LI(torch.tensor([0.2, 0.5, 0.8, 0.9]), learn_decay=learn).double()
+    state, streamed = None, []
+    for x_t in x:
+        v, state = layer.step(x_t, state)
+        streamed.append(v)
+    torch.testing.assert_close(torch.stack(streamed), layer(x), rtol=1e-12, atol=1e-12)

@@ -53,14 +53,16 @@ def test_rmp_loss_lowers_the_quantization_error(small_run):
 
 def test_a_run_comes_back_from_its_folder(small_run):
     result, folder = small_run
-    assert sorted(p.name for p in folder.iterdir()) == ["config.json", "metrics.csv", "model.safetensors"]
+    assert sorted(p.name for p in folder.iterdir()) == [
+        "config.json", "diagnostics.npz", "layers.csv", "metrics.csv", "model.safetensors"
+    ]  # fmt: skip
     config, model = load_run(folder)
     assert config == SMALL
     x = torch.from_numpy(data.load("digits").x[:20])
     with torch.no_grad():
         assert torch.equal(model(x), result.model(x))
     rows = (folder / "metrics.csv").read_text().splitlines()
-    assert rows[0] == "epoch,loss,rmp_loss,test_accuracy,quantization_error"
+    assert rows[0] == "epoch,loss,rmp_loss,test_accuracy,quantization_error,train_accuracy,lr,rmp_weight"
     assert len(rows) == 1 + SMALL.epochs
 
 
@@ -106,5 +108,7 @@ def test_npz_files(tmp_path):
     for n in (0, 4):
         with pytest.raises(RmpDeployError, match=f"samples = {n}, allowed 1..3"):
             loaded.first(n)
-    with pytest.raises(RmpDeployError, match=r"data 'mnist': unknown, allowed digits, a file\.npz or a folder"):
+    with pytest.raises(
+        RmpDeployError, match=r"data 'mnist': unknown, allowed digits, a file\.npz, a file\.npy or a folder"
+    ):
         data.load("mnist")

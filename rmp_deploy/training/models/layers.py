@@ -7,6 +7,7 @@ from collections.abc import Callable
 
 from torch import Tensor, nn
 
+from rmp_deploy.training.global_batch_norm import GlobalBatchNorm1d, GlobalBatchNorm2d
 from rmp_deploy.training.neurons import LIF
 
 Neuron = Callable[[int], nn.Module]  # a layer's channels, or its features where it has no map -> its neurons
@@ -59,6 +60,8 @@ WITHOUT_CHANCE = (  # the same input gives the same value; a Dropout, or whateve
     nn.Conv2d,
     nn.BatchNorm1d,
     nn.BatchNorm2d,
+    GlobalBatchNorm1d,
+    GlobalBatchNorm2d,
     nn.AvgPool2d,
     nn.AdaptiveAvgPool2d,
     nn.Flatten,
