@@ -88,7 +88,7 @@ def _decoded(path: Path, height: int, width: int, resize: bool) -> npt.NDArray[n
         try:
             rgb = image.convert("RGB")
         except Exception as e:  # of a damaged file: Pillow's, zlib's and struct's errors
-            raise RmpDeployError(f"data '{path}': not a whole image ({_first_line(e)}). Replace the file.") from e
+            raise RmpDeployError(f"data '{path}': not a readable image ({_first_line(e)}). Replace the file.") from e
     if resize:
         h, w, top, left = fitted(rgb.height, rgb.width, height)
         rgb = rgb.resize((w, h), pillow("images").Resampling.BILINEAR).crop((left, top, left + width, top + height))
@@ -106,7 +106,9 @@ def _opened(path: Path) -> Any:
     except image_module.DecompressionBombError as e:
         raise RmpDeployError(f"data '{path}': pixels = too many, allowed {MAX_PIXELS}. Scale the image down.") from e
     except Exception as e:  # of a foreign file: Pillow's, the system's and struct's errors
-        raise RmpDeployError(f"data '{path}': not an image ({_first_line(e)}). Replace or remove the file.") from e
+        raise RmpDeployError(
+            f"data '{path}': not a readable image ({_first_line(e)}). Replace or remove the file."
+        ) from e
     if image.width * image.height > MAX_PIXELS:
         what = f"pixels = {image.height}x{image.width}, allowed {MAX_PIXELS}"
         raise RmpDeployError(f"data '{path}': {what}. Scale the image down.")
