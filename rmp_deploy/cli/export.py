@@ -22,10 +22,13 @@ def run(args: argparse.Namespace) -> int:
     check_output(args.out, ".onnx")
     try:
         from rmp_deploy.converters.torch_to_ir import run_to_graph
+        from rmp_deploy.training.encoders import encode_samples
     except ImportError as e:
         raise RmpDeployError(f"export: needs {e.name}. Run: pip install 'rmp-deploy[train]'.") from e
     graph, config = run_to_graph(args.run_folder)
-    golden = data.load(config.data).x[:GOLDEN_SAMPLES]
+    golden = data.load(config.data, image_size=config.image_size, T=config.model.T).x[:GOLDEN_SAMPLES]
+    if config.model.encoding != "direct":
+        golden = encode_samples(golden, config.model.T, config.model.encoding, config.seed)
     graph = fold_batchnorm(graph)
     path = onnx_io.save(graph, args.out, golden=golden)
     size = path.stat().st_size

@@ -139,7 +139,7 @@ def verify(
     ladder = _Ladder(graph, backend_names)
     ladders = [ladder]
     if run_folder is not None:
-        ladder.trained, run_torch = _torch(run_folder, samples)
+        ladder.trained, run_torch = _torch(run_folder, graph)
         ladder.runs = {"torch": run_torch, **ladder.runs}
     if quantized is not None:
         check_pair(graph, quantized.graph)
@@ -196,13 +196,14 @@ class _Ladder:
         return traces["reference"]
 
 
-def _torch(run_folder: str | Path, samples: Samples) -> tuple[SpikingGraph, Run]:
+def _torch(run_folder: str | Path, graph: SpikingGraph) -> tuple[SpikingGraph, Run]:
     """The graph of the run's network as torch computes it, BatchNorm unfolded, and a call that traces it."""
     try:
         from rmp_deploy.converters.torch_to_ir import to_graph, trace_torch
         from rmp_deploy.training.loop import load_run
     except ImportError as e:
         raise RmpDeployError(f"verify --run: needs {e.name}. Run: pip install 'rmp-deploy[train]'.") from e
-    _, model = load_run(run_folder)
-    trained = to_graph(model, samples.x.shape[1:])
+    config, model = load_run(run_folder)
+    T = None if config.model.encoding == "direct" else config.model.T
+    trained = to_graph(model, graph.input.shape, T=T)
     return trained, lambda x: trace_torch(model, x, trained.input.encoding)

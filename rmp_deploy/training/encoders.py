@@ -35,7 +35,7 @@ def encode(x: Tensor, T: int, encoding: str, generator: torch.Generator) -> Tens
     return ENCODERS[encoding](x, T, generator)
 
 
-def encode_samples(x: npt.NDArray[np.float32], T: int, encoding: Encoding, seed: int) -> npt.NDArray[np.float32]:
+def encode_samples(x: npt.NDArray[np.float32], T: int, encoding: str, seed: int) -> npt.NDArray[np.float32]:
     """Samples as a time-series graph takes them: [N, ...] -> [N, T, ...]; raises as `encode`."""
     steps = encode(torch.from_numpy(np.ascontiguousarray(x)), T, encoding, torch.Generator().manual_seed(seed))
     return steps.transpose(0, 1).contiguous().numpy()
