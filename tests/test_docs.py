@@ -53,7 +53,13 @@ def test_golden_samples_by_hand():
 
 def test_example_of_an_own_model(tmp_path):
     out = run([sys.executable, "examples/own_model.py", "--epochs", "3", "--out", str(tmp_path)], ROOT)
-    assert out.count(" 0 mismatching spikes") == 3
+    assert re.findall(r"(\w+ -> \w+): 0 mismatching spikes", out) == [
+        "torch -> reference",
+        "reference -> onnxruntime",
+        "onnxruntime -> lava",
+    ]
+    assert float(re.search(r"lif: quantization error ([\d.]+)", out)[1]) > 0
+    assert float(re.search(r"accuracy on 50 test images: ([\d.]+)", out)[1]) >= 0.7
 
 
 @pytest.mark.parametrize(
