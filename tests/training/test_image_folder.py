@@ -163,7 +163,7 @@ def test_damaged_and_foreign_files_name_themselves(folder):
         (b"<html>not found</html>", "not a readable image"),
         (whole[:20], "not a readable image"),
         (whole[: len(whole) // 2], "not a readable image"),
-        (whole[:-20], "not a readable image"),
+        (whole[:-40], "not a readable image"),
         (bytes(flipped), "not a readable image"),
         (jpeg.getvalue()[:-200], "not a readable image"),
         (gif.getvalue(), "not a readable image"),  # of a format that is not among those read
@@ -190,6 +190,14 @@ def test_16_bit_images_are_refused_and_not_clipped(folder):
     path = folder / "train" / "ant" / "0.png"
     Image.fromarray(np.full((8, 8), 40_000, np.uint16)).save(path)
     refused(folder, f"data '{path}': mode = I;16, allowed 1, L", read=True)
+
+
+def test_a_long_image_is_not_resized_to_more_than_memory_holds(folder):
+    path = folder / "train" / "ant" / "0.png"
+    Image.new("RGB", (1, 60_000)).save(path)
+    refused(
+        folder, f"data '{path}': image 60000x1 resized to image_size = 224: 13440000x224", read=True, image_size=224
+    )
 
 
 def png(width, height):

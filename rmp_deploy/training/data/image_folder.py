@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import warnings
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -10,14 +12,13 @@ import numpy as np
 import numpy.typing as npt
 
 from rmp_deploy.errors import RmpDeployError
-from rmp_deploy.training.data.resize import fitted, pillow
+from rmp_deploy.training.data.resize import MAX_PIXELS, fitted, pillow
 from rmp_deploy.training.data.samples import LazyArray, Samples, Split
 
 FOLDERS: dict[Split, tuple[str, ...]] = {"train": ("train",), "test": ("test", "val")}  # the first that is there
 SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".webp")
 FORMATS = ("PNG", "JPEG", "BMP", "WEBP")  # Pillow reads many more, some of them by calling other programs
 MODES = ("1", "L", "LA", "P", "PA", "RGB", "RGBA", "CMYK", "YCbCr")  # of 8 bits a channel: others would be clipped
-MAX_PIXELS = 2**26  # of one image, decoded
 
 
 def image_folder(folder: Path, split: Split, image_size: int = 0) -> Samples:
@@ -90,31 +91,34 @@ def _decoded(path: Path, height: int, width: int, resize: bool) -> npt.NDArray[n
         except Exception as e:  # of a damaged file: Pillow's, zlib's and struct's errors
             raise RmpDeployError(f"data '{path}': not a readable image ({_first_line(e)}). Replace the file.") from e
     if resize:
-        h, w, top, left = fitted(rgb.height, rgb.width, height)
+        h, w, top, left = fitted(str(path), rgb.height, rgb.width, height)
         rgb = rgb.resize((w, h), pillow("images").Resampling.BILINEAR).crop((left, top, left + width, top + height))
     values = np.asarray(rgb, np.float32).transpose(2, 0, 1)
     return values / np.float32(255)
 
 
-def _opened(path: Path) -> Any:
+@contextmanager
+def _opened(path: Path) -> Iterator[Any]:
     """A Pillow image of which only the header was read: its size and kind are checked before its pixels."""
     image_module = pillow(f"data '{path}'")
-    try:
-        with warnings.catch_warnings():
+    with ExitStack() as stack:
+        try:
+            file = stack.enter_context(path.open("rb"))
+            stack.enter_context(warnings.catch_warnings())
             warnings.simplefilter("ignore", image_module.DecompressionBombWarning)  # the limit is ours, below
-            image = image_module.open(path, formats=FORMATS)
-    except image_module.DecompressionBombError as e:
-        raise RmpDeployError(f"data '{path}': pixels = too many, allowed {MAX_PIXELS}. Scale the image down.") from e
-    except Exception as e:  # of a foreign file: Pillow's, the system's and struct's errors
-        raise RmpDeployError(
-            f"data '{path}': not a readable image ({_first_line(e)}). Replace or remove the file."
-        ) from e
-    if image.width * image.height > MAX_PIXELS:
-        what = f"pixels = {image.height}x{image.width}, allowed {MAX_PIXELS}"
-        raise RmpDeployError(f"data '{path}': {what}. Scale the image down.")
-    if image.mode not in MODES:
-        raise RmpDeployError(f"data '{path}': mode = {image.mode}, allowed {', '.join(MODES)}. Save it with 8 bits.")
-    return image
+            image = image_module.open(file, formats=FORMATS)
+        except image_module.DecompressionBombError as e:
+            what = f"pixels = more than {2 * image_module.MAX_IMAGE_PIXELS}, allowed {MAX_PIXELS}"
+            raise RmpDeployError(f"data '{path}': {what}. Scale the image down.") from e
+        except Exception as e:  # of a foreign file: Pillow's, the system's and struct's errors
+            raise RmpDeployError(f"data '{path}': not a readable image ({_first_line(e)}). Replace the file.") from e
+        if image.width * image.height > MAX_PIXELS:
+            what = f"pixels = {image.height}x{image.width}, allowed {MAX_PIXELS}"
+            raise RmpDeployError(f"data '{path}': {what}. Scale the image down.")
+        if image.mode not in MODES:
+            what = f"mode = {image.mode}, allowed {', '.join(MODES)}"
+            raise RmpDeployError(f"data '{path}': {what}. Save it with 8 bits a channel.")
+        yield image
 
 
 def _first_line(error: Exception) -> str:

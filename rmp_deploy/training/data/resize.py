@@ -24,13 +24,22 @@ def pillow(what: str) -> ModuleType:
     return Image
 
 
-def fitted(height: int, width: int, size: int) -> tuple[int, int, int, int]:
+MAX_PIXELS = 2**26  # of one image, as it is and resized
+
+
+def fitted(name: str, height: int, width: int, size: int) -> tuple[int, int, int, int]:
     """Height and width with the shorter side at `size`, and top and left of the square in the middle.
 
     As torchvision's Resize(size) and CenterCrop(size): the longer side is cut off to whole pixels.
+
+    Raises:
+        RmpDeployError: so long an image that it would have more than 2^26 pixels.
     """
     short = min(height, width)
     h, w = height * size // short, width * size // short
+    if h * w > MAX_PIXELS:
+        what = f"image {height}x{width} resized to image_size = {size}: {h}x{w} pixels, allowed {MAX_PIXELS}"
+        raise RmpDeployError(f"data '{name}': {what}. Crop it first.")
     return h, w, round((h - size) / 2), round((w - size) / 2)
 
 
@@ -47,7 +56,7 @@ def resized(name: str, x: SampleArray, size: int) -> SampleArray:
     _, channels, height, width = x.shape
     if (height, width) == (size, size):
         return x
-    h, w, top, left = fitted(height, width, size)
+    h, w, top, left = fitted(name, height, width, size)
 
     def read(i: int) -> npt.NDArray[np.float32]:
         sample = x[i : i + 1][0]
