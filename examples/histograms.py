@@ -15,11 +15,12 @@ from rmp_deploy.errors import RmpDeployError
 from rmp_deploy.files import write_atomically
 from rmp_deploy.report.draw.histograms import Training, to_svg
 from rmp_deploy.training.diagnostics import EDGES, load_history
+from rmp_deploy.training.metrics import DIAGNOSTICS
 
 
 def trainings(run: Path, layers: list[str]) -> dict[str, Training]:
     """Every layer of a run: its histograms by epoch under its quantization error of the first and the last epoch."""
-    history = load_history(run / "histograms.npz")
+    history = load_history(run / DIAGNOSTICS)
     found = list(history[0]) if history else []
     unknown = [name for name in layers if name not in found]
     if unknown or not found:

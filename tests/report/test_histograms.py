@@ -14,6 +14,7 @@ import pytest
 
 from rmp_deploy.report.draw.histograms import CELL, SHADES, TALL, Training, to_svg
 from rmp_deploy.training.diagnostics import LayerDiagnostics, save_history
+from rmp_deploy.training.metrics import DIAGNOSTICS
 
 ROOT = Path(__file__).parent.parent.parent
 SVG = "{http://www.w3.org/2000/svg}"
@@ -75,7 +76,7 @@ def test_the_example_draws_two_runs(tmp_path):
         counts = np.arange(66)
         history = [{"lif1": LayerDiagnostics(counts, 5, e, e), "lif2": LayerDiagnostics(counts, 5, e, e)}
                    for e in (0.5, error)]  # fmt: skip
-        save_history(tmp_path / run / "histograms.npz", history)
+        save_history(tmp_path / run / DIAGNOSTICS, history)
     example = ROOT / "examples" / "histograms.py"
     drawn = [sys.executable, example, "off", "on", "-o", "potentials.svg"]
     subprocess.run([*drawn, "--layers", "lif2"], check=True, cwd=tmp_path)
