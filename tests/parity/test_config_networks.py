@@ -40,11 +40,28 @@ def trained(model: nn.Module, x: torch.Tensor) -> nn.Module:
     return model.eval()
 
 
+def config_of(name: str, **options) -> TrainConfig:
+    return TrainConfig(model=ModelConfig(name, NARROW[name][0], T=T, **options))
+
+
+def assert_the_same_spikes(
+    model: nn.Module, of_torch: rmp_deploy.SpikingGraph, graph: rmp_deploy.SpikingGraph, x
+) -> None:
+    traces = [
+        trace_torch(model, x, graph.input.encoding),
+        rmp_deploy.run(graph, x, "reference", record=("spikes", "v")),
+    ]
+    (rung,) = rmp_deploy.climb(graph, x, traces, of_torch)
+    assert rung.holds, rung
+    assert rung.mismatches == 0
+    rates = {layer: float(spikes.mean()) for layer, spikes in traces[0].spikes.items()}
+    assert all(0.005 < rate < 0.995 for rate in rates.values()), rates
+
+
 @pytest.mark.parametrize("encoding", ["direct", "poisson", "ttfs", "time_series"])
 @pytest.mark.parametrize("name", NARROW)
 def test_every_network_spikes_the_same_in_torch_and_in_the_graph(name, encoding):
-    widths, shape = NARROW[name]
-    config = TrainConfig(model=ModelConfig(name, widths, T=T, encoding=encoding))
+    config, shape = config_of(name, encoding=encoding), NARROW[name][1]
     rng = np.random.default_rng(0)
     x = rng.random((N, T, *shape) if encoding == "time_series" else (N, *shape), dtype=np.float32)
     samples = Samples("some", x, np.arange(N) % 3, "")
@@ -58,24 +75,26 @@ def test_every_network_spikes_the_same_in_torch_and_in_the_graph(name, encoding)
     assert graph.input.encoding == ("direct" if encoding == "direct" else "time_series")
     assert (graph.T, graph.input.shape, graph.shapes[graph.readout.value]) == (T, shape, (3,))
     assert not graph.of_type(BatchNorm)
-
     fed = (inputs if encoding == "direct" else inputs.transpose(0, 1)).numpy()[:4]
-    traces = [
-        trace_torch(model, fed, graph.input.encoding),
-        rmp_deploy.run(graph, fed, "reference", record=("spikes", "v")),
-    ]
-    (rung,) = rmp_deploy.climb(graph, fed, traces, of_torch)
-    assert rung.holds, rung
-    assert rung.mismatches == 0
-    rates = {layer: float(spikes.mean()) for layer, spikes in traces[0].spikes.items()}
-    assert all(0.005 < rate < 0.995 for rate in rates.values()), rates
+    assert_the_same_spikes(model, of_torch, graph, fed)
+
+
+@pytest.mark.parametrize("name", NARROW)
+def test_every_network_with_membrane_batchnorms_spikes_the_same_in_the_graph(name):
+    x = np.random.default_rng(0).random((N, *NARROW[name][1]), dtype=np.float32)
+    model = build(config_of(name, mpbn=True), Samples("some", x, np.arange(N) % 3, ""))
+    model = trained(model, torch.from_numpy(x))
+    of_torch = to_graph(model, NARROW[name][1])
+    graph = rmp_deploy.fold_batchnorm(of_torch)
+    assert not graph.of_type(BatchNorm)
+    assert any(op.v_threshold.size > 1 for op in graph.of_type(LIF))  # a threshold per channel
+    assert_the_same_spikes(model, of_torch, graph, x[:4])
 
 
 @pytest.mark.parametrize("name", ["mlp", "resnet19"])
 def test_learnt_decays_are_in_the_file_as_they_were_learnt(name, tmp_path):
     """A step of SGD moves every layer's decay; torch's new value is the graph's, in float32, also from the file."""
-    widths, shape = NARROW[name]
-    config = TrainConfig(model=ModelConfig(name, widths, T=T, decay=0.4, learn_decay=True))
+    config, shape = config_of(name, decay=0.4, learn_decay=True), NARROW[name][1]
     x = np.random.default_rng(0).random((N, *shape), dtype=np.float32)
     inputs, labels = torch.from_numpy(x), torch.arange(N) % 3
     model = trained(build(config, Samples("some", x, labels.numpy(), "")), inputs)
@@ -88,7 +107,4 @@ def test_learnt_decays_are_in_the_file_as_they_were_learnt(name, tmp_path):
     assert decays == {layer: module.decay.item() for layer, module in neurons(model).items()}
     assert len(set(decays.values())) == len(decays)
     assert all(abs(decay - 0.4) > 1e-6 for decay in decays.values())
-    traces = [trace_torch(model, x, "direct"), rmp_deploy.run(graph, x, "reference", record=("spikes", "v"))]
-    (rung,) = rmp_deploy.climb(graph, x, traces, of_torch)
-    assert rung.holds
-    assert rung.mismatches == 0
+    assert_the_same_spikes(model, of_torch, graph, x)
