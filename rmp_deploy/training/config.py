@@ -160,7 +160,7 @@ PAPER = TrainConfig(  # docs/train.md says how each value is known
     weight_decay=1e-4,
     weight_decay_on="weights",
 )
-PAPER_EVENTS = replace(PAPER, image_size=48, augmentation=("flip",))
+PAPER_EVENTS = replace(PAPER, image_size=48, augmentation=("crop", "flip"))
 PAPER_IMAGENET = replace(PAPER, image_size=224, augmentation=("crop", "flip"), epochs=320, batch=320, amp=True)
 PRESETS: dict[str, TrainConfig] = {
     "digits-convnet": TrainConfig(),
