@@ -309,6 +309,23 @@ def test_damaged_aedat_files_are_named(tmp_path):
             refused(folder, f"data '{path}': ", read=True)
 
 
+def test_a_damaged_header_of_aedat4_does_not_end_the_process(tmp_path):
+    """The decoder takes offsets of the header unchecked; some damage would abort Python itself."""
+    pytest.importorskip("aedat")
+    path, whole = tmp_path / "x.aedat4", aedat4_bytes(*draw(200, 128))
+    path.write_bytes(whole)
+    np.testing.assert_array_equal(module._frames(path, module._read_aedat, 128, 4), counts(*draw(200, 128), 4, 128))
+    refusals = 0
+    for at in range(14, 80):
+        for value in (0x00, 0x7F, 0xFF):
+            path.write_bytes(whole[:at] + bytes([value]) + whole[at + 1 :])
+            try:
+                module._frames(path, module._read_aedat, 128, 4)
+            except RmpDeployError as e:
+                refusals += "\n" not in str(e)
+    assert refusals > 50
+
+
 def test_commands_take_recordings_as_frames_of_the_networks_t(nmnist, tmp_path, capsys):
     config, run, net = tmp_path / "c.toml", tmp_path / "run", tmp_path / "net.onnx"
     config.write_text(

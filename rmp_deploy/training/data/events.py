@@ -17,6 +17,7 @@ import numpy as np
 import numpy.typing as npt
 
 from rmp_deploy.errors import RmpDeployError
+from rmp_deploy.training.data.aedat4 import check_header
 from rmp_deploy.training.data.samples import LazyArray, Samples, Split
 
 Events = npt.NDArray[np.void]  # fields x, y, t [us], p
@@ -160,6 +161,7 @@ def _read_gesture(path: Path) -> Events:
 
 
 def _read_aedat4(path: Path) -> Events:
+    check_header(path)
     events: Events = _tonic().io.read_aedat4(str(path))
     events.dtype.names = ("t", "x", "y", "p")
     return events
