@@ -10,6 +10,7 @@ from torch import nn
 from torch.utils.checkpoint import checkpoint
 
 from rmp_deploy.training.models import MLP, DirectEncoding, MeanOverTime, TimeDistributed
+from rmp_deploy.training.mpbn import MPBNLIF
 from rmp_deploy.training.neurons import LIF, CubaLIF, neurons
 from rmp_deploy.training.rmp_loss import RMPLoss, quantization_distance
 
@@ -151,3 +152,33 @@ def test_it_is_the_mean_over_any_of_our_neurons():
     model(x)
     wanted = torch.stack([quantization_distance(layer.u) for layer in neurons(model).values()]).mean()
     torch.testing.assert_close(rmp_loss(0, 1), wanted)
+
+
+def test_of_two_passes_before_one_call_the_last_counts():
+    x, _ = samples()
+    model = without_batchnorm()
+    rmp_loss = RMPLoss(model, schedule="constant")
+    model(x[:6])
+    wanted = rmp_loss(0, 1)
+    model(x)
+    model(x[:6])
+    assert torch.equal(rmp_loss(0, 1), wanted)
+
+
+def test_a_trained_model_is_copied_after_an_evaluation():
+    x, _ = samples()
+    model = without_batchnorm()
+    rmp_loss = RMPLoss(model, schedule="constant")
+    (model(x).sum() + rmp_loss(0, 1)).backward()
+    with torch.no_grad():
+        wanted = model(x)
+        assert torch.equal(copy.deepcopy(model)(x), wanted)
+
+
+def test_of_mpbn_it_regularizes_what_the_threshold_sees():
+    torch.manual_seed(0)
+    layer = MPBNLIF(6)
+    rmp_loss = RMPLoss(layer, k=1, schedule="constant")
+    layer(torch.rand(3, 8, 6))
+    assert 0.1 < (layer.u > 0.5).float().mean() < 0.9
+    torch.testing.assert_close(rmp_loss(0, 1), quantization_distance(layer.u))
