@@ -122,7 +122,7 @@ class TrainConfig:
         ]
         for what, value, holds, allowed in limits:
             if not holds:
-                raise RmpDeployError(f"config: {what} = {value}, allowed {allowed}. Correct it.")
+                raise RmpDeployError(f"config: {what} = {value!r}, allowed {allowed}. Correct it.")
         if widths and m.name not in ANY_DEPTH and len(widths) != len(WIDTHS[m.name]):
             what = f"model.channels = {widths}, allowed {len(WIDTHS[m.name])} widths for {m.name}"
             raise RmpDeployError(f"config: {what}. Correct it.")
@@ -147,7 +147,7 @@ def load_config(path: str | Path) -> TrainConfig:
         values = tomllib.loads(Path(path).read_text())
     except OSError as e:
         raise RmpDeployError(f"config '{path}': cannot be read ({e.strerror}). Check the path.") from e
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as e:
+    except (ValueError, RecursionError) as e:  # no UTF-8, no TOML, a number of thousands of digits, deep nesting
         raise RmpDeployError(f"config '{path}': not TOML ({e}). Correct it.") from e
     return from_dict(values)
 
@@ -203,7 +203,7 @@ def _build(kind: type, values: dict[str, Any], prefix: str) -> Any:
         if key not in known:
             near = difflib.get_close_matches(key, known, 1)
             hint = f"Did you mean '{near[0]}'?" if near else f"Known keys: {', '.join(known)}."
-            raise RmpDeployError(f"config: key '{prefix}{key}' is unknown. {hint}")
+            raise RmpDeployError(f"config: key {prefix + key!r} is unknown. {hint}")
         default = getattr(kind(), key)
         if key in NESTED:
             arguments[key] = _build(NESTED[key], _typed(prefix + key, value, dict), f"{key}.")
@@ -217,7 +217,7 @@ def _build(kind: type, values: dict[str, Any], prefix: str) -> Any:
 def _typed(key: str, value: Any, kind: type) -> Any:
     if kind is list and isinstance(value, tuple):
         return list(value)
-    if kind is float and type(value) is int:
+    if kind is float and type(value) is int and abs(value) < 2**1000:  # more is no float
         return float(value)
     if type(value) is not kind:
         raise RmpDeployError(f"config: {key} = {value!r}, allowed {kind.__name__}. Correct its type.")
