@@ -18,6 +18,7 @@ from rmp_deploy.errors import RmpDeployError
 from rmp_deploy.ir import reference
 from rmp_deploy.ir.ops import LIF, BatchNorm, Conv2d, Linear
 from rmp_deploy.passes.fold_batchnorm import refusals
+from rmp_deploy.passes.quantize import quantize
 from rmp_deploy.training.models import BasicBlock, ConvNet, DirectEncoding, MeanOverTime, TimeDistributed, resnet20
 from rmp_deploy.training.models.layers import classifier, conv_bn
 from rmp_deploy.training.models.resnet import conv_shortcut
@@ -308,6 +309,19 @@ def test_what_cannot_be_folded_is_one_line(layers, said):
         to_graph(nn.Sequential(nn.Linear(6, 8), *layers, MeanOverTime()), (6,), T=2)
     assert said in str(e.value)
     assert "\n" not in str(e.value)
+
+
+def test_channels_that_never_fire_are_refused_by_quantize_in_one_line():
+    torch.manual_seed(0)
+    layers = [MPBNLIF(8), MPBNLIF(8)]
+    with torch.no_grad():
+        layers[1].bn.weight[0] = 0.0
+    graph = to_graph(nn.Sequential(nn.Linear(6, 8), layers[0], nn.Linear(8, 8), layers[1], MeanOverTime()), (6,), T=2)
+    x = np.random.default_rng(0).normal(0, 1, (4, 2, 6)).astype(np.float32)
+    with pytest.raises(RmpDeployError) as e:
+        quantize(rmp_deploy.fold_batchnorm(graph), x)
+    assert str(e.value).startswith("LIF '3': v_threshold = 0.5")
+    assert "..3.40282e+38, allowed a ratio of at most 1e+30 (float32)" in str(e.value)
 
 
 @pytest.mark.skipif(importlib.util.find_spec("lava") is None, reason="lava-nc is not installed")

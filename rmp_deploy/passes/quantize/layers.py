@@ -35,6 +35,7 @@ from rmp_deploy.passes.identity_synapses import PASSING, SYNAPSES, currents
 
 F64 = npt.NDArray[np.float64]
 Synapse: TypeAlias = Linear | Conv2d
+MAX_GAIN = 1e30  # potentials times it stay in float32
 
 
 @dataclass(frozen=True)
@@ -199,6 +200,9 @@ def _gain(graph: SpikingGraph, neuron: LIF, between: tuple[Op, ...]) -> F64:
             what, todo = f"v_threshold per neuron behind {op.kind} '{op.name}'", "Give one for all"
             raise op_error(neuron.kind, neuron.name, what, "one threshold, or a synapse right before", todo)
     gain: F64 = th.max() / th.reshape(-1)
+    if gain.max() > MAX_GAIN:
+        what, todo = f"v_threshold = {th.min():g}..{th.max():g}", "Remove the neurons whose threshold nothing reaches"
+        raise op_error(neuron.kind, neuron.name, what, f"a ratio of at most {MAX_GAIN:g} (float32)", todo)
     return gain
 
 
