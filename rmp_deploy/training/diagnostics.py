@@ -169,13 +169,13 @@ def load_history(path: str | Path) -> list[dict[str, LayerDiagnostics]]:
         layers = [name.removeprefix("counts/") for name in arrays if name.startswith("counts/")]
         columns = {name: [arrays[f"{what}/{name}"] for what in COLUMNS] for name in layers}
         epochs = {len(column) for layer in columns.values() for column in layer}
-        well_formed = same_bins and len(epochs) <= 1 and all(c[0].shape[1:] == (BINS,) for c in columns.values())
+        well_formed = same_bins and len(epochs) <= 1 and all(_is_layer(*c) for c in columns.values())
     except OSError as e:
         raise RmpDeployError(f"diagnostics '{path}': cannot be read ({e.strerror or e}). Train first.") from e
     except Exception as e:  # of a corrupt archive: zipfile's, zlib's, numpy's, even tokenize's (array headers) errors
         raise RmpDeployError(f"diagnostics '{path}': malformed ({type(e).__name__}). Train again.") from e
     if not well_formed:
-        raise RmpDeployError(f"diagnostics '{path}': arrays of other bins or unequal lengths. Train again.")
+        raise RmpDeployError(f"diagnostics '{path}': arrays of other bins, types or lengths. Train again.")
     rows = range(epochs.pop() if epochs else 0)
     return [
         {
@@ -184,3 +184,9 @@ def load_history(path: str | Path) -> list[dict[str, LayerDiagnostics]]:
         }
         for i in rows
     ]
+
+
+def _is_layer(counts: npt.NDArray[Any], spikes: npt.NDArray[Any], *errors: npt.NDArray[Any]) -> bool:
+    integers = counts.dtype == spikes.dtype == np.int64
+    numbers = all(e.dtype == np.float64 and e.ndim == 1 for e in errors)
+    return bool(integers and numbers and spikes.ndim == 1 and counts.shape[1:] == (BINS,))

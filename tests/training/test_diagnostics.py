@@ -10,6 +10,7 @@ from torch import nn
 from rmp_deploy.errors import RmpDeployError
 from rmp_deploy.training.diagnostics import EDGES, Diagnostics, load_history, save_history
 from rmp_deploy.training.models import MLP, ConvNet
+from rmp_deploy.training.mpbn import MPBNLIF
 from rmp_deploy.training.neurons import IF, LIF, CubaLIF, neurons
 
 T = 3
@@ -58,6 +59,17 @@ def test_edges_are_those_of_figure_1():
     assert EDGES[-2] == 2
     assert np.diff(EDGES[1:-1]).tolist() == [1 / 16] * 64
     assert {0.0, 0.5, 1.0} < set(EDGES)
+
+
+def test_of_mpbn_it_sees_what_the_threshold_sees():
+    torch.manual_seed(0)
+    layer = MPBNLIF(4).eval()
+    with torch.no_grad(), Diagnostics(layer) as diagnostics:
+        spikes = layer(torch.randn(T, 9, 4))
+    (found,) = diagnostics.layers().values()
+    np.testing.assert_array_equal(found.counts, np.histogram(layer.u.numpy(), EDGES)[0])
+    assert found.spikes == spikes.sum()
+    assert found.spike_error == pytest.approx((layer.u - spikes).abs().mean().item(), rel=1e-6)
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64])
@@ -139,9 +151,16 @@ def test_a_history_that_is_none_is_refused(tmp_path):
     path.write_bytes(whole)
     with np.load(path) as file:
         arrays = dict(file)
-    for name, changed in (("edges", arrays["edges"] * 2), ("spikes/lif2", arrays["spikes/lif2"][:1])):
+    for name, changed in (
+        ("edges", arrays["edges"] * 2),
+        ("spikes/lif2", arrays["spikes/lif2"][:1]),
+        ("spikes/lif1", arrays["spikes/lif1"].reshape(2, 1)),
+        ("counts/lif1", arrays["counts/lif1"][:, :5]),
+        ("counts/lif1", arrays["counts/lif1"] + 0.5),
+        ("spike_error/lif1", np.array(["a", "b"])),
+    ):
         np.savez(path, **{**arrays, name: changed})
-        with pytest.raises(RmpDeployError, match="other bins or unequal lengths"):
+        with pytest.raises(RmpDeployError, match="other bins, types or lengths"):
             load_history(path)
     np.savez(path, **{name: array for name, array in arrays.items() if name != "spikes/lif1"})
     with pytest.raises(RmpDeployError, match="malformed"):

@@ -150,10 +150,15 @@ def module(kind, per_channel: bool, learn: bool, **options):
     return layer.double()
 
 
+def decay_of(layer):
+    learnt = dict(layer.named_parameters()).get("decay_logit")
+    return layer.fixed_decay if learnt is None else 1 / (1 + torch.exp(-learnt))
+
+
 def unrolled_module(layer, x):
     current = unrolled_leak(x, layer.current_decay) if isinstance(layer, CubaLIF) else x
     o = Options(layer.reset, layer.detach_reset, layer.surrogate, layer.distance_power)
-    return unrolled(current, layer.decay, layer.v_threshold, layer.v_reset, o)
+    return unrolled(current, decay_of(layer), layer.v_threshold, layer.v_reset, o)
 
 
 def fused_module(layer, x):
@@ -188,7 +193,7 @@ def test_the_leaky_integrator_is_its_equation_step_by_step(per_channel, learn):
     x = torch.randn(T, B, *SHAPE, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
     layer = LI(torch.linspace(0.2, 0.9, 4).reshape(4, 1, 1) if per_channel else 0.6, learn_decay=learn).double()
     found = []
-    for run in (layer, lambda leaf: unrolled_leak(leaf, layer.decay)):
+    for run in (layer, lambda leaf: unrolled_leak(leaf, decay_of(layer))):
         leaf = x.clone().requires_grad_()
         v = run(leaf)
         found.append([v, *torch.autograd.grad((v * x).sum(), [leaf, *layer.parameters()])])
