@@ -8,9 +8,9 @@ The setting of RMP-Loss's authors (their released code of MPBN) is all four for 
     cutout       a square of half the image's side (of 32: 16) set to 0, its middle anywhere in the image (DeVries and
                  Taylor, arXiv 1708.04552): RandomErasing on the image with a margin around it, the margin cut off again
 
-Theirs sets the square to 0 before, ours too, but no mean is subtracted here: 0 is black. Of event frames [T, C, H, W]
-all steps of a sample are transformed alike. There the authors roll by up to 5 pixels; torchvision has no transform that
-wraps around, and crop, which fills with zeros, is the nearest.
+The square is black, as theirs is (they normalise behind it). Of event frames [T, C, H, W] all steps of a sample are
+transformed alike. There the authors roll by up to 5 pixels; torchvision has no transform that wraps around, and crop,
+which fills with zeros, is the nearest.
 """
 
 from __future__ import annotations

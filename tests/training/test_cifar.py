@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tracemalloc
 from pathlib import Path
 
 import numpy as np
@@ -62,6 +63,18 @@ def test_cifar100_has_the_fine_labels(cifar100):
     np.testing.assert_array_equal(test.x[1:2].ravel(), raw[1, 2:].astype(np.float32) / np.float32(255))
 
 
+def test_memory_follows_the_batch(cifar10):
+    for i in range(1, 6):
+        (cifar10 / f"data_batch_{i}.bin").write_bytes(records(1000, np.arange(1000) % 10, seed=i).tobytes())
+    tracemalloc.start()
+    train_set = data.load(str(cifar10), "train")
+    for start in range(0, 5000, 100):
+        assert train_set.x[start : start + 100].shape == (100, 3, 32, 32)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 5_000_000  # as bytes all are 15 MB, as float32 61 MB
+
+
 def test_a_network_trains_on_cifar(cifar10):
     small = ModelConfig(channels=(2,), hidden=4, T=2)
     result = train(TrainConfig(data=str(cifar10), epochs=1, batch=8, model=small))
@@ -111,4 +124,4 @@ def test_the_command_line_ends_with_one_line(cifar10, capsys):
     assert main(["simulate", str(net), "--data", str(cifar10)]) == 2
     error = capsys.readouterr().err
     assert error.count("\n") == 1
-    assert "shape = (3, 3, 32, 32), allowed (N, 1, 8, 8)" in error
+    assert "shape = (1, 3, 32, 32), allowed (N, 1, 8, 8)" in error

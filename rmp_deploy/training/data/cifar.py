@@ -13,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from rmp_deploy.errors import RmpDeployError
-from rmp_deploy.training.data.samples import Samples, Split
+from rmp_deploy.training.data.samples import LazyArray, Samples, Split
 
 IMAGE = (3, 32, 32)
 MAX_BYTES = 2**30  # of one file, of which there are 30 MB and 154 MB
@@ -43,21 +43,27 @@ def cifar100(folder: Path, split: Split) -> Samples:
 
 
 def _samples(folder: Path, names: tuple[str, ...], labels: int, classes: int) -> Samples:
-    records = np.concatenate([_records(folder / name, labels, classes) for name in names])
-    x = records[:, labels:].reshape(-1, *IMAGE).astype(np.float32)
-    x /= 255
-    return Samples(folder.resolve().name, x, records[:, labels - 1].astype(np.int64), str(folder))
+    files = [_records(folder / name, labels, classes) for name in names]
+    ends = np.cumsum([len(records) for records in files])
+
+    def read(i: int) -> npt.NDArray[np.float32]:
+        k = int(np.searchsorted(ends, i, side="right"))
+        record: npt.NDArray[np.uint8] = files[k][i - ends[k]]  # counted from the file's end
+        return record[labels:].reshape(IMAGE).astype(np.float32) / np.float32(255)
+
+    y = np.concatenate([records[:, labels - 1] for records in files]).astype(np.int64)
+    return Samples(folder.resolve().name, LazyArray(len(y), IMAGE, read), y, str(folder))
 
 
 def _records(path: Path, labels: int, classes: int) -> npt.NDArray[np.uint8]:
-    """[N, labels + 3072]; what is not whole records is refused before it is read."""
+    """[N, labels + 3072], mapped and not read; what is not whole records is refused before that."""
     record = labels + int(np.prod(IMAGE))
     try:
         size = path.stat().st_size
         if size % record or not 0 < size <= MAX_BYTES:
             what = f"size = {size} bytes, allowed whole records of {record}, up to {MAX_BYTES} bytes"
             raise RmpDeployError(f"data '{path}': {what}. Download the binary version again.")
-        values = np.fromfile(path, np.uint8, size).reshape(-1, record)
+        values = np.memmap(path, np.uint8, "r").reshape(-1, record)
     except FileNotFoundError as e:
         what = f"{path.name} = missing, allowed the files of the binary version"
         raise RmpDeployError(f"data '{path.parent}': {what}. Put it into the folder.") from e
