@@ -41,7 +41,7 @@ $(STAMP): pyproject.toml constraints.txt Makefile
 	@test -n "$(PYTHON)" || { echo "error: no python3 of version 3.10-3.13 with the venv module found. Set PYTHON=/path/to/python."; exit 2; }
 	@echo "installing into $(VENV) (a few minutes, once) ..."
 	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
-	@$(PIP_RUN) -e ".[train,lava,nir,netx,events,bench,dev]" pillow
+	@$(PIP_RUN) -e ".[train,lava,nir,netx,events,tensorboard,bench,dev]" pillow
 	@$(BIN)/python -c 'import sys; sys.exit(sys.version_info < (3, 11))' || exit 0; \
 	    $(PIP) --disable-pip-version-check install --quiet --no-deps --ignore-requires-python "$(LAVA)"
 	@$(PIP_RUN) --no-deps $(PEERS) $(TONIC)
