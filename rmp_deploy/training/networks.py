@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from functools import partial
 
+import numpy as np
 import torch
 from torch import nn
 
@@ -77,8 +78,7 @@ def n_classes(samples: data.Samples) -> int:
         RmpDeployError: no labels, or one out of range.
     """
     if samples.y is None:
-        todo = "Add y to train or to score"
-        raise RmpDeployError(f"data '{samples.name}': labels = none, allowed one per sample. {todo}.")
+        raise _unlabelled(samples)
     low, high = int(samples.y.min()), int(samples.y.max())
     if low < 0 or high >= MAX_CLASSES:
         what = f"labels = {low}..{high}, allowed 0..{MAX_CLASSES - 1}"
@@ -91,10 +91,17 @@ def check_held_out(samples: data.Samples, held_out: data.Samples) -> None:
     if tuple(held_out.x.shape[1:]) != tuple(samples.x.shape[1:]):
         what = f"held-out sample shape = {held_out.x.shape[1:]}, allowed {samples.x.shape[1:]} as in training"
         raise RmpDeployError(f"data '{held_out.name}': {what}. Use samples of one data set.")
-    trained, tested = n_classes(samples), n_classes(held_out)
-    if tested > trained:
-        what = f"largest held-out label = {tested - 1}, allowed 0..{trained - 1} as in training"
+    if samples.y is None or held_out.y is None:
+        raise _unlabelled(held_out if samples.y is not None else samples)
+    unknown = np.setdiff1d(held_out.y, samples.y)
+    if len(unknown):
+        what = f"held-out label = {unknown[0]}, allowed those that training samples have"
         raise RmpDeployError(f"data '{held_out.name}': {what}. Use samples of one data set.")
+
+
+def _unlabelled(samples: data.Samples) -> RmpDeployError:
+    what = "labels = none, allowed one per sample"
+    return RmpDeployError(f"data '{samples.name}': {what}. Add y to train or to score.")
 
 
 def _neuron(m: ModelConfig) -> Neuron:

@@ -55,9 +55,12 @@ def test_time_series_are_not_taken_for_images():
 def test_labels_make_the_classes_and_bound_the_held_out_ones():
     model = build(config_of("mlp"), samples_of(5))
     assert model(torch.zeros(2, 5)).shape == (2, 3)
-    check_held_out(samples_of(5), samples_of(5, labels=(1, 2)))
-    with pytest.raises(RmpDeployError, match=r"largest held-out label = 3, allowed 0\.\.2 as in training"):
-        check_held_out(samples_of(5), samples_of(5, labels=(3, 0)))
+    check_held_out(samples_of(5), samples_of(5, labels=(2, 2, 0)))
+    for label in (1, 3):
+        with pytest.raises(RmpDeployError, match=f"held-out label = {label}, allowed those that training samples have"):
+            check_held_out(samples_of(5), samples_of(5, labels=(label, 0)))
+    with pytest.raises(RmpDeployError, match="labels = none"):
+        check_held_out(samples_of(5), replace(samples_of(5), y=None))
     with pytest.raises(RmpDeployError, match=r"held-out sample shape = \(6,\), allowed \(5,\)"):
         check_held_out(samples_of(5), samples_of(6))
     with pytest.raises(RmpDeployError, match=r"labels = -1\.\.-1, allowed 0\.\.999999"):
