@@ -34,6 +34,8 @@ class MPBNLIF(LIF):
         ValueError: as `LIF`; channels < 1, or when called, currents of another number of channels.
     """
 
+    of_the_last_pass = (*LIF.of_the_last_pass, "u_raw", "_v")
+
     def __init__(
         self,
         channels: int,

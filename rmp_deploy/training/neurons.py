@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any, ClassVar
+
 import torch
 from torch import Tensor, nn
 
@@ -50,6 +52,7 @@ class LIF(_Leaky):
 
     v_threshold: Tensor
     v_reset: Tensor
+    of_the_last_pass: ClassVar[tuple[str, ...]] = ("u", "distance", "_spikes")
 
     def __init__(
         self,
@@ -84,6 +87,10 @@ class LIF(_Leaky):
         self.distance = None if self.distance_power is None else distance
         self._spikes = None if self.training else spikes
         return spikes
+
+    def __getstate__(self) -> dict[str, Any]:
+        """A copy starts without the last pass: torch copies no tensor that has a gradient's history."""
+        return {**self.__dict__, **dict.fromkeys(self.of_the_last_pass)}
 
     def _current(self, x: Tensor) -> Tensor:
         """The current that the membrane integrates."""

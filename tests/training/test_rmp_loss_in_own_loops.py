@@ -7,6 +7,7 @@ import copy
 import pytest
 import torch
 from torch import nn
+from torch.optim.swa_utils import AveragedModel
 from torch.utils.checkpoint import checkpoint
 
 from rmp_deploy.training.models import MLP, DirectEncoding, MeanOverTime, TimeDistributed
@@ -165,14 +166,21 @@ def test_of_two_passes_before_one_call_the_last_counts():
     assert torch.equal(rmp_loss(0, 1), wanted)
 
 
-def test_a_trained_model_is_copied_after_an_evaluation():
-    x, _ = samples()
-    model = without_batchnorm()
+@pytest.mark.parametrize("mpbn", [False, True])
+def test_a_model_is_copied_after_a_training_pass(mpbn):
+    """The best model so far, moving averages: a copy starts without the last pass, whose tensors torch cannot copy."""
+    torch.manual_seed(0)
+    x = torch.rand(4, 1, 8, 8)
+    model = MLP(hidden=(6, 5), neuron=MPBNLIF) if mpbn else MLP(hidden=(6, 5))
     rmp_loss = RMPLoss(model, schedule="constant")
     (model(x).sum() + rmp_loss(0, 1)).backward()
+    copied, averaged = copy.deepcopy(model), AveragedModel(model).module
+    for each in (model, copied, averaged):
+        each.eval()
     with torch.no_grad():
-        wanted = model(x)
-        assert torch.equal(copy.deepcopy(model)(x), wanted)
+        assert torch.equal(copied(x), model(x))
+        assert torch.equal(averaged(x), model(x))
+    assert all(layer.u is not None for layer in neurons(copied).values())
 
 
 def test_of_mpbn_it_regularizes_what_the_threshold_sees():
