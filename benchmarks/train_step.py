@@ -6,7 +6,11 @@ SGD step. The neurons are the same in all three: decay 0.25, threshold 0.5, hard
 
 from __future__ import annotations
 
+import multiprocessing
+import resource
 from collections.abc import Callable
+from concurrent.futures import ProcessPoolExecutor
+from pathlib import Path
 
 import torch
 from timing import alternate
@@ -143,11 +147,42 @@ def stepper(net: nn.Module, x: Tensor, y: Tensor, extra: Callable[[], Tensor] | 
     return step
 
 
-def train_step(quick: bool) -> dict[str, object]:
-    """Seconds of one training step [s] at T = 4 and 16, and how much faster ours is than the faster of the peers."""
-    result: dict[str, object] = {"network": f"conv {CHANNELS}, hidden {HIDDEN}, 28x28, batch {BATCH}"}
+def data() -> tuple[Tensor, Tensor]:
+    """One batch of random images and labels."""
     torch.manual_seed(1)
-    x, y = torch.rand(BATCH, 1, 28, 28), torch.randint(0, CLASSES, (BATCH,))
+    return torch.rand(BATCH, 1, 28, 28), torch.randint(0, CLASSES, (BATCH,))
+
+
+def resident_mb() -> float:
+    """The most memory [MB] that this process has held so far.
+
+    On Linux from /proc: what getrusage says of a new process may be its parent's.
+    """
+    status = Path("/proc/self/status")
+    if status.exists():
+        line = next(line for line in status.read_text().splitlines() if line.startswith("VmHWM:"))
+        return int(line.split()[1]) / 2**10
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20  # macOS: in bytes
+
+
+def peak_mb(name: str, T: int) -> float:
+    """What 6 training steps hold at most [MB], beyond what a step at T = 1 has left: imports, kernels, weights."""
+    x, y = data()
+    stepper(CONTESTANTS[name](1), x, y)()
+    step, before = stepper(CONTESTANTS[name](T), x, y), resident_mb()
+    for _ in range(6):
+        step()
+    return resident_mb() - before
+
+
+def train_step(quick: bool) -> dict[str, object]:
+    """Seconds of one training step [s] at T = 4 and 16, and how much faster ours is than the faster of the peers.
+
+    Peak memory [MB] is that of a new process for each contestant: within one the first would leave its memory to the
+    others.
+    """
+    result: dict[str, object] = {"network": f"conv {CHANNELS}, hidden {HIDDEN}, 28x28, batch {BATCH}"}
+    x, y = data()
     for T in (4, 16):
         steps = {name: stepper(build(T), x, y) for name, build in CONTESTANTS.items()}
         losses = {name: step() for name, step in steps.items()}
@@ -157,6 +192,12 @@ def train_step(quick: bool) -> dict[str, object]:
         result[f"first_loss_T{T}"] = losses["ours"]
         result[f"seconds_T{T}"] = seconds
         result[f"speedup_T{T}"] = min(s for name, s in seconds.items() if name != "ours") / seconds["ours"]
+        peaks = {}
+        for name in CONTESTANTS:
+            with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as process:
+                peaks[name] = process.submit(peak_mb, name, T).result()
+        result[f"peak_MB_T{T}"] = peaks
+        result[f"memory_T{T}"] = peaks["ours"] / min(m for name, m in peaks.items() if name != "ours")
     return result
 
 
@@ -164,8 +205,7 @@ def rmp_overhead(quick: bool) -> dict[str, object]:
     """What RMP-Loss adds to a training step at T = 4: key `overhead`, 0.05 is 5 %."""
     from rmp_deploy.training.rmp_loss import RMPLoss
 
-    torch.manual_seed(1)
-    x, y = torch.rand(BATCH, 1, 28, 28), torch.randint(0, CLASSES, (BATCH,))
+    x, y = data()
     off, on = ours(4), ours(4)
     rmp_loss = RMPLoss(on, schedule="constant")
     contestants = {"off": stepper(off, x, y), "on": stepper(on, x, y, lambda: rmp_loss(0, 1))}
