@@ -23,6 +23,12 @@ from rmp_deploy.training.config import ModelConfig, TrainConfig
 from rmp_deploy.training.loop import Folder, load_run, train
 from rmp_deploy.training.run_folder import read_run
 
+try:
+    from torchvision.transforms import v2
+except (ImportError, RuntimeError):  # the second: torchvision of another build than torch
+    v2 = None
+needs_torchvision = pytest.mark.skipif(v2 is None, reason="no torchvision that works with this torch (a CPU build)")
+
 CONFIG = TrainConfig(epochs=3, batch=64, model=ModelConfig(channels=(4, 8), hidden=16, T=2))
 TOML = "epochs = 3\nbatch = 64\n[model]\nchannels = [4, 8]\nhidden = 16\nT = 2\n"
 POISSON = 'encoding = "poisson"\n'
@@ -79,6 +85,17 @@ def test_random_encodings_learnt_decays_and_undecayed_parameters_go_on_too(tmp_p
     stopped_after(config, Folder(tmp_path / "run", checkpoint_seconds=0), 31)
     train(config, folder=Folder(tmp_path / "run", resume=True))
     same_files(tmp_path / "whole", tmp_path / "run")
+
+
+@needs_torchvision
+def test_augmentation_goes_on_too(tmp_path):
+    config = replace(CONFIG, epochs=2, augmentation=("crop", "flip"))
+    train(config, folder=Folder(tmp_path / "whole"))
+    stopped_after(config, Folder(tmp_path / "run", checkpoint_seconds=0), 31)
+    train(config, folder=Folder(tmp_path / "run", resume=True))
+    same_files(tmp_path / "whole", tmp_path / "run")
+    plain = train(replace(config, augmentation=()))
+    assert plain.metrics[0].loss != train(config).metrics[0].loss
 
 
 def test_a_run_resumed_twice_and_one_resumed_from_its_end_give_the_same(whole, tmp_path):
