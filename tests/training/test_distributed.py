@@ -48,7 +48,7 @@ def torchrun(n, *arguments):
 
 
 def run(*arguments):
-    return subprocess.run(arguments, capture_output=True, text=True, check=False, timeout=300)
+    return subprocess.run(arguments, capture_output=True, text=True, check=False, timeout=600)
 
 
 def metrics(folder):
@@ -85,7 +85,7 @@ def test_two_processes_of_torchrun_lose_what_one_does(samples, tmp_path):
 def test_two_processes_resume_in_two(samples, tmp_path):
     """SIGTERM to torchrun, which hands it on; then resumed: the bytes of two processes that nobody stopped."""
     toml = tmp_path / "small.toml"
-    toml.write_text(TOML.format(batch=2, data=samples).replace("epochs = 6", "epochs = 12") + 'encoding = "poisson"\n')
+    toml.write_text(TOML.format(batch=2, data=samples) + 'encoding = "poisson"\n')
     whole, stopped = tmp_path / "whole", tmp_path / "stopped"
     assert run(*torchrun(2, toml, "--out", whole)).returncode == 0
     command = torchrun(2, toml, "--out", stopped, "--checkpoint-every", "0")
@@ -94,10 +94,10 @@ def test_two_processes_resume_in_two(samples, tmp_path):
     while not file.exists() and process.poll() is None:
         time.sleep(0.01)
     process.send_signal(signal.SIGTERM)
-    _, err = process.communicate(timeout=120)
+    _, err = process.communicate(timeout=600)
     assert process.returncode != 0
     assert f"'{file}'. Go on with --resume." in err
-    config = TrainConfig(data=str(samples), epochs=12, batch=2, lr=0.05, model=replace(MODEL, encoding="poisson"))
+    config = TrainConfig(data=str(samples), epochs=6, batch=2, lr=0.05, model=replace(MODEL, encoding="poisson"))
     with pytest.raises(RmpDeployError, match="processes = 2, allowed 1 as this run has"):
         train(config, folder=Folder(stopped, resume=True))
     again = run(*torchrun(2, toml, "--out", stopped, "--resume"))
