@@ -87,7 +87,8 @@ def test_two_processes_resume_in_two(samples, tmp_path):
     toml = tmp_path / "small.toml"
     toml.write_text(TOML.format(batch=2, data=samples) + 'encoding = "poisson"\n')
     whole, stopped = tmp_path / "whole", tmp_path / "stopped"
-    assert run(*torchrun(2, toml, "--out", whole)).returncode == 0
+    config = TrainConfig(data=str(samples), epochs=6, batch=2, lr=0.05, model=replace(MODEL, encoding="poisson"))
+    in_processes(2, lambda: train(config, folder=Folder(whole), device="cpu").seconds, tmp_path)
     command = torchrun(2, toml, "--out", stopped, "--checkpoint-every", "0")
     process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     file = stopped / checkpoint.FILE
@@ -97,11 +98,9 @@ def test_two_processes_resume_in_two(samples, tmp_path):
     _, err = process.communicate(timeout=600)
     assert process.returncode != 0
     assert f"'{file}'. Go on with --resume." in err
-    config = TrainConfig(data=str(samples), epochs=6, batch=2, lr=0.05, model=replace(MODEL, encoding="poisson"))
     with pytest.raises(RmpDeployError, match="processes = 2, allowed 1 as this run has"):
         train(config, folder=Folder(stopped, resume=True))
-    again = run(*torchrun(2, toml, "--out", stopped, "--resume"))
-    assert again.returncode == 0, again.stderr
+    in_processes(2, lambda: train(config, folder=Folder(stopped, resume=True), device="cpu").seconds, tmp_path)
     for path in whole.iterdir():
         assert path.read_bytes() == (stopped / path.name).read_bytes(), path.name
 
