@@ -54,6 +54,26 @@ def lif(
     return spikes, u, distance
 
 
+def lif_step(
+    x: Tensor,
+    v: Tensor | None,
+    decay: Tensor | float,
+    v_threshold: Tensor | float,
+    v_reset: Tensor | float,
+    reset: Reset,
+) -> tuple[Tensor, Tensor]:
+    """One step of `lif`, its arithmetic to the last bit: currents x [B, ...] and v before (None: 0) to spikes and v."""
+    u, spikes, after = (x.new_empty(x.shape) for _ in range(3))
+    _leak(v, decay, x, out=u)
+    torch.gt(u, v_threshold, out=spikes)
+    return spikes, _after_reset(u, spikes, v_threshold, v_reset, reset, out=after)
+
+
+def leaky_step(x: Tensor, y: Tensor | None, decay: Tensor | float) -> Tensor:
+    """One step of `leaky_sum`: x [B, ...] and y before (None: 0) to y."""
+    return _leak(y, decay, x, out=x.new_empty(x.shape))
+
+
 def leaky_sum(x: Tensor, decay: Tensor | float) -> Tensor:
     """``y[t] = decay * y[t-1] + x[t]``, ``y[-1] = 0``, over x [T, B, ...]: the synaptic current of CubaLIF, and LI.
 
@@ -75,19 +95,21 @@ class _LIF(torch.autograd.Function):
     ) -> tuple[Tensor, Tensor, Tensor]:
         ctx.set_materialize_grads(False)
         u, spikes = (x.new_empty(x.shape) for _ in range(2))  # empty_like would follow the strides of an expanded x
-        v, distance = x.new_empty(x.shape[1:]), x.new_zeros(())
+        v = x.new_empty(x.shape[1:])
+        exact = torch.promote_types(x.dtype, torch.float32)  # a sum of distances is beyond what float16 holds
+        distance = x.new_zeros((), dtype=exact)
         for t, (x_t, u_t, s_t) in enumerate(zip(x, u, spikes, strict=True)):
             _leak(None if t == 0 else v, decay, x_t, out=u_t)
             torch.gt(u_t, v_threshold, out=s_t)
             if options.distance_power is not None:  # while the step is in the cache; v holds nothing now
                 signed = _signed_distance(u_t, s_t, v_threshold, out=v)
-                distance += (signed.abs_() if options.distance_power == 1 else signed.square_()).sum()
+                distance += (signed.abs_() if options.distance_power == 1 else signed.square_()).sum(dtype=exact)
             if t < len(x) - 1:
                 _after_reset(u_t, s_t, v_threshold, v_reset, options.reset, out=v)
         parameters = (decay, v_threshold, v_reset)
         ctx.options, ctx.numbers = options, [None if isinstance(p, Tensor) else p for p in parameters]
         ctx.save_for_backward(u, spikes, *(p for p in parameters if isinstance(p, Tensor)))
-        return spikes, u, distance.div_(u.numel())
+        return spikes, u, distance.div_(max(1, u.numel()))
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor | None) -> tuple[Tensor | None, ...]:

@@ -52,7 +52,7 @@ class LIF(_Leaky):
 
     v_threshold: Tensor
     v_reset: Tensor
-    of_the_last_pass: ClassVar[tuple[str, ...]] = ("u", "distance", "_spikes")
+    of_the_last_pass: ClassVar[tuple[str, ...]] = ("u", "distance")
 
     def __init__(
         self,
@@ -67,6 +67,7 @@ class LIF(_Leaky):
         super().__init__(decay, learn_decay)
         for name, value in (("v_threshold", v_threshold), ("v_reset", v_reset)):
             self.register_buffer(name, torch.as_tensor(value, dtype=torch.float32).clone())
+            _check_finite(type(self).__name__, name, self.get_buffer(name))
         if reset not in ("hard", "soft"):
             raise ValueError(f"{type(self).__name__}: reset = {reset!r}, allowed 'hard' or 'soft'.")
         if reset == "soft" and bool(self.v_reset.any()):
@@ -78,14 +79,12 @@ class LIF(_Leaky):
         self.distance_power: int | None = None
         self.u: Tensor | None = None
         self.distance: Tensor | None = None
-        self._spikes: Tensor | None = None
 
     def forward(self, x: Tensor) -> Tensor:
         options = Options(self.reset, self.detach_reset, self.surrogate, self.distance_power)
         decay, v_threshold, v_reset = (_number(p) for p in (self.decay, self.v_threshold, self.v_reset))
         spikes, self.u, distance = fused.lif(self._current(x), decay, v_threshold, v_reset, options)
         self.distance = None if self.distance_power is None else distance
-        self._spikes = None if self.training else spikes
         return spikes
 
     def __getstate__(self) -> dict[str, Any]:
@@ -99,17 +98,17 @@ class LIF(_Leaky):
     @property
     def v(self) -> Tensor | None:
         """The membrane potentials after the reset of the last pass in eval mode, [T, B, ...]."""
-        return None if self.u is None or self._spikes is None else self._after_reset(self.u, self._spikes)
+        if self.u is None or self.training:
+            return None
+        s = (self.u > self.v_threshold).to(self.u.dtype)
+        return self.u - self.v_threshold * s if self.reset == "soft" else self.u * (1 - s) + self.v_reset * s
 
     @torch.no_grad()
     def step(self, x: Tensor, state: State | None = None) -> tuple[Tensor, State]:
         """One time step, for streaming: currents [B, ...] and the state before (None: zeros) to spikes and (v,)."""
-        u = x if state is None else self.decay * state[0] + x
-        spikes = (u > self.v_threshold).to(x.dtype)
-        return spikes, (self._after_reset(u, spikes),)
-
-    def _after_reset(self, u: Tensor, s: Tensor) -> Tensor:
-        return u - self.v_threshold * s if self.reset == "soft" else u * (1 - s) + self.v_reset * s
+        parameters = (_number(p) for p in (self.decay, self.v_threshold, self.v_reset))
+        spikes, v = fused.lif_step(x, None if state is None else state[0], *parameters, self.reset)
+        return spikes, (v,)
 
     def extra_repr(self) -> str:
         return f"decay={self.decay.tolist()}, v_threshold={self.v_threshold.tolist()}, reset={self.reset!r}"
@@ -158,7 +157,7 @@ class CubaLIF(LIF):
     @torch.no_grad()
     def step(self, x: Tensor, state: State | None = None) -> tuple[Tensor, State]:
         """One time step, for streaming: currents [B, ...] and the state before (None: zeros) to spikes and (v, i)."""
-        i = x if state is None else self.current_decay * state[1] + x
+        i = fused.leaky_step(x, None if state is None else state[1], _number(self.current_decay))
         spikes, (v,) = super().step(i, state)
         return spikes, (v, i)
 
@@ -175,7 +174,7 @@ class LI(_Leaky):
     @torch.no_grad()
     def step(self, x: Tensor, state: State | None = None) -> tuple[Tensor, State]:
         """One time step, for streaming: currents [B, ...] and the state before (None: zeros) to the value and (v,)."""
-        v = x if state is None else self.decay * state[0] + x
+        v = fused.leaky_step(x, None if state is None else state[0], _number(self.decay))
         return v, (v,)
 
 
@@ -189,7 +188,13 @@ def _number(p: Tensor) -> Tensor | float:
     return p.item() if p.dim() == 0 and not p.requires_grad and p.device.type == "cpu" else p
 
 
+def _check_finite(kind: str, what: str, value: Tensor) -> None:
+    if value.numel() == 0 or not bool(value.isfinite().all()):
+        raise ValueError(f"{kind}: {what} = {value.tolist()}, allowed finite numbers. Correct it.")
+
+
 def _check_decay(kind: str, what: str, decay: Tensor, learnt: bool) -> None:
+    _check_finite(kind, what, decay)
     inside = (decay > 0) & (decay < 1) if learnt else (decay >= 0) & (decay <= 1)
     if not bool(inside.all()):
         allowed = "between 0 and 1, both excluded, to be learnt" if learnt else "0..1"

@@ -73,8 +73,8 @@ class RMPLoss:
         if not found:
             raise ValueError("RMPLoss: LIF layers in the model = 0, allowed at least 1. Use rmp_deploy's LIF neurons.")
         unknown = [name for name in layers or () if name not in found]
-        if unknown or layers == []:
-            what = f"layers = {unknown[0]!r}" if unknown else "layers = []"
+        if unknown or (layers is not None and not layers):
+            what = f"layers = {unknown[0]!r}" if unknown else "layers = none"
             raise ValueError(f"RMPLoss: {what}, allowed {', '.join(found)}. Name the model's spiking layers.")
         self.layers = found if layers is None else {name: found[name] for name in layers}
         if not 0 <= k < math.inf or power not in (1, 2) or schedule not in SCHEDULES:

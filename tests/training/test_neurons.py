@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 import pytest
 import torch
@@ -126,3 +128,31 @@ def test_a_learnt_decay_starts_where_it_is_told_and_moves():
         optimizer.step()
     assert (layer.decay > torch.tensor([0.26, 0.76])).all()  # more memory fires more
     assert (layer.decay < 1).all()
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf, []])
+def test_a_parameter_that_is_no_finite_number_is_refused(value):
+    for what in ("v_threshold", "v_reset", "decay"):
+        with pytest.raises(ValueError, match=rf"LIF: {what} = .*, allowed"):
+            LIF(**{what: torch.tensor(value)})
+
+
+def test_v_is_the_layer_s_own_whatever_becomes_of_its_spikes():
+    layer = LIF().eval()
+    spikes = layer(torch.full((2, 1, 3), 0.75))
+    spikes.mul_(0)
+    assert layer.v.tolist() == [[[0, 0, 0]], [[0, 0, 0]]]
+
+
+@pytest.mark.parametrize("reset", ["hard", "soft"])
+@pytest.mark.parametrize("kind", [LIF, CubaLIF])
+def test_single_steps_are_the_whole_sequence_to_the_last_bit(kind, reset):
+    """A potential that is rounded once more fires or not where it stands at the threshold."""
+    x = torch.randn(20, 8, 64, generator=torch.Generator().manual_seed(3)) * 0.5 + 0.2
+    for decay in (0.3, torch.linspace(0.1, 0.9, 64)):
+        layer = kind(decay=decay, reset=reset).eval()
+        spikes, state = layer(x), None
+        for x_t, s_t, v_t in zip(x, spikes, layer.v, strict=True):
+            s, state = layer.step(x_t, state)
+            assert torch.equal(s, s_t)
+            assert torch.equal(state[0], v_t)

@@ -151,3 +151,25 @@ def test_histogram_is_a_density_that_loses_nothing():
     assert found.edges == (-1.0, -0.5, 0.0, 0.5, 1.0)
     assert np.array(found.density) * 0.5 * 5 == pytest.approx([1, 1, 2, 1])
     assert found.quantization_error == quantization_error(u)
+
+
+def test_the_distance_of_many_potentials_in_half_precision():
+    """Their sum is beyond what float16 holds: it is taken in float32."""
+    for dtype in (torch.float16, torch.bfloat16):
+        layer = LIF()
+        rmp_loss = RMPLoss(layer, schedule="constant")
+        layer(torch.full((2, 4, 50_000), 0.25, dtype=dtype, requires_grad=True))
+        assert rmp_loss(0, 1).item() == pytest.approx(0.1 * (0.25 + 0.3125) / 2, rel=1e-6)
+
+
+def test_a_batch_of_no_samples_has_no_distance():
+    layer = LIF()
+    rmp_loss = RMPLoss(layer, schedule="constant")
+    layer(torch.zeros(2, 0, 3, requires_grad=True))
+    assert rmp_loss(0, 1).item() == 0
+
+
+@pytest.mark.parametrize("none", [[], ()])
+def test_a_loss_of_no_layers_is_refused(none):
+    with pytest.raises(ValueError, match="layers = none"):
+        RMPLoss(LIF(), layers=none)
