@@ -6,14 +6,15 @@ FOLDER holds Fashion-MNIST as IDX files. The network is that of the preset fashi
 training images for 8 epochs and scored on all 10,000 test images; spikes are counted and priced (cmos45) on the first
 1,000 of them. T in {1, 2, 4} with RMP-Loss on and off; at T = 2 also its power and its schedules.
 
-Every training is a piece of its own: what RUNS holds already is not trained again, so that the study can be stopped
-and started at will. The last line is a JSON object, as in `benchmarks/run.py`.
+Every training is a piece of its own: what RUNS holds already, of the same settings and data, is not trained again, so
+that the study can be stopped and started at will. The last line is a JSON object, as in `benchmarks/run.py`.
 """
 
 from __future__ import annotations
 
 import argparse
 import gzip
+import hashlib
 import json
 import multiprocessing
 import statistics
@@ -29,7 +30,7 @@ from rmp_deploy import RmpDeployError, count, fold_batchnorm, fold_pool, load_pr
 from rmp_deploy.backends import batches
 from rmp_deploy.files import write_atomically
 from rmp_deploy.training import data
-from rmp_deploy.training.config import RMPConfig, TrainConfig, preset
+from rmp_deploy.training.config import RMPConfig, TrainConfig, from_dict, preset
 
 SEEDS = (1, 2, 3)
 EPOCHS, TRAINED, COUNTED = 8, 20_000, 1_000
@@ -67,25 +68,40 @@ def pieces(out: Path) -> list[Piece]:
 
 
 def subset(source: str, folder: Path) -> None:
-    """Write the images and labels that the study uses as IDX files of their own, once."""
-    if (folder / "complete").exists():
-        return
-    splits = data.load(source, "train").first(TRAINED), data.load(source, "test")
-    for prefix, samples in zip(("train", "t10k"), splits, strict=True):
+    """Write the images and labels that the study uses as IDX files of their own, once.
+
+    Raises:
+        RmpDeployError: `source` cannot be read, or the folder holds other images.
+    """
+    files: dict[str, bytes] = {}
+    for prefix, samples in (("train", data.load(source, "train").first(TRAINED)), ("t10k", data.load(source, "test"))):
         images = np.rint(samples.x[:] * 255).astype(np.uint8)[:, 0]
         assert samples.y is not None
         for name, values in (("images-idx3", images), ("labels-idx1", samples.y.astype(np.uint8))):
             header = bytes((0, 0, 8, values.ndim)) + struct.pack(f">{values.ndim}I", *values.shape)
-            write_atomically(folder / f"{prefix}-{name}-ubyte.gz", gzip.compress(header + values.tobytes(), mtime=0))
-    write_atomically(folder / "complete", "")
+            files[f"{prefix}-{name}-ubyte.gz"] = header + values.tobytes()
+    digest = hashlib.sha256(b"".join(files.values())).hexdigest()
+    complete = folder / "complete"
+    if not complete.exists():
+        for name, content in files.items():
+            write_atomically(folder / name, gzip.compress(content, mtime=0))
+        write_atomically(complete, digest + "\n")
+    if complete.read_text().strip() != digest:
+        raise RmpDeployError(f"folder '{folder}': holds other images than {source}. Choose another --out.")
 
 
 def run_piece(piece: Piece) -> str:
-    """Train and measure what is not there yet."""
+    """Train and measure what is not there yet.
+
+    Raises:
+        RmpDeployError: the folder holds a run of other settings.
+    """
     from rmp_deploy.training.loop import save_run, train
 
     if not (piece.folder / "config.json").exists():  # the last file that save_run writes
         save_run(train(piece.config), piece.folder)
+    if from_dict(json.loads((piece.folder / "config.json").read_text())) != piece.config:
+        raise RmpDeployError(f"run '{piece.folder}': trained with other settings. Choose another --out.")
     if not (piece.folder / "measured.json").exists():
         write_atomically(piece.folder / "measured.json", json.dumps(measure(piece), indent=2) + "\n")
     return f"{piece.arm}, seed {piece.seed}"
@@ -116,8 +132,6 @@ def measure(piece: Piece) -> dict[str, object]:
     assert ledger.joule_per_sample is not None
     spikes, potentials = (sum(getattr(d, what) for d in layers.values()) for what in ("spikes", "potentials"))
     return {
-        "arm": piece.arm,
-        "seed": piece.seed,
         "accuracy": 100 * right / len(test.y),
         "quantization_error": statistics.fmean(d.quantization_error for d in layers.values()),
         "firing_rate": spikes / potentials,
@@ -129,36 +143,41 @@ def measure(piece: Piece) -> dict[str, object]:
     }
 
 
-def table(measured: Sequence[dict[str, object]]) -> list[dict[str, object]]:
-    """Mean and sample standard deviation over the seeds of each arm, as far as it was trained."""
-    rows: list[dict[str, object]] = []
+Measured = dict[tuple[str, int], dict[str, float]]  # (arm, seed) -> measures
+
+
+def table(measured: Measured) -> list[dict[str, object]]:
+    """Mean and sample standard deviation over the seeds of each arm."""
+    return [{"arm": arm} | _over_seeds([measured[arm, seed] for seed in SEEDS]) for arm in ARMS]
+
+
+def differences(measured: Measured) -> list[dict[str, object]]:
+    """Every arm with RMP-Loss less the one without it at the same T and seed: mean and deviation over the seeds."""
+    rows = []
     for arm in ARMS:
-        of_arm = [m for m in measured if m["arm"] == arm]
-        if of_arm:
-            row: dict[str, object] = {"arm": arm, "seeds": len(of_arm)}
-            for what in MEASURES:
-                values = [float(str(m[what])) for m in of_arm]
-                row[what] = statistics.fmean(values)
-                row[f"{what}_std"] = statistics.stdev(values) if len(values) > 1 else None
-            rows.append(row)
+        off = f"{arm.split(',')[0]}, off"
+        if arm != off:
+            pairs = [(measured[arm, seed], measured[off, seed]) for seed in SEEDS]
+            rows.append({"arm": arm} | _over_seeds([{m: a[m] - b[m] for m in MEASURES} for a, b in pairs]))
     return rows
 
 
-def markdown(rows: Sequence[dict[str, object]]) -> str:
-    """The table of docs/rmp_loss_study.md."""
+def _over_seeds(values: Sequence[dict[str, float]]) -> dict[str, object]:
+    of = {measure: [v[measure] for v in values] for measure in MEASURES}
+    means: dict[str, object] = {measure: statistics.fmean(found) for measure, found in of.items()}
+    return means | {f"{measure}_std": statistics.stdev(found) for measure, found in of.items()}
 
-    def cell(row: dict[str, object], what: str, digits: int) -> str:
-        std = row[f"{what}_std"]
-        return f"{row[what]:.{digits}f}" + ("" if std is None else f" ± {std:.{digits}f}")
 
+def markdown(rows: Sequence[dict[str, object]], title: str, sign: str = "") -> str:
+    """A table of docs/rmp_loss_study.md."""
     lines = [
-        "| T, RMP-Loss | seeds | accuracy [%] | quantization error | firing rate | energy, cmos45 [nJ a sample] |",
-        "|---|---|---|---|---|---|",
+        f"| {title} | accuracy [%] | quantization error | firing rate | energy, cmos45 [nJ a sample] |",
+        "|---|---|---|---|---|",
     ]
-    digits = dict(zip(MEASURES, (2, 4, 4, 1), strict=True))
+    digits = dict(zip(MEASURES, (2, 3, 3, 0), strict=True))
     for row in rows:
-        cells = " | ".join(cell(row, what, digits[what]) for what in MEASURES)
-        lines.append(f"| {row['arm']} | {row['seeds']} | {cells} |")
+        cells = [f"{row[m]:{sign}.{d}f} ± {row[f'{m}_std']:.{d}f}" for m, d in digits.items()]
+        lines.append(f"| {' | '.join([str(row['arm']), *cells])} |")
     return "\n".join(lines)
 
 
@@ -168,18 +187,18 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--out", type=Path, default=Path("runs/rmp_loss_study"), help="where the pieces lie")
     parser.add_argument("--jobs", type=int, default=2, metavar="N", help="trainings at a time, one thread each")
     args = parser.parse_args(argv)
+    todo = pieces(args.out)
     try:
         subset(args.data, args.out / "data")
+        with ProcessPoolExecutor(args.jobs, multiprocessing.get_context("spawn")) as pool:
+            for i, done in enumerate(as_completed([pool.submit(run_piece, piece) for piece in todo]), start=1):
+                print(f"{i} of {len(todo)}: {done.result()}", flush=True)
     except RmpDeployError as e:
         parser.error(str(e))
-    todo = pieces(args.out)
-    with ProcessPoolExecutor(args.jobs, multiprocessing.get_context("spawn")) as pool:
-        for i, done in enumerate(as_completed([pool.submit(run_piece, piece) for piece in todo]), start=1):
-            print(f"{i} of {len(todo)}: {done.result()}", flush=True)
-    measured = [json.loads((piece.folder / "measured.json").read_text()) for piece in todo]
-    rows = table(measured)
-    print(markdown(rows))
-    print(json.dumps({"benchmark": "rmp_loss_study", "arms": rows}))
+    measured = {(p.arm, p.seed): json.loads((p.folder / "measured.json").read_text()) for p in todo}
+    arms, against_off = table(measured), differences(measured)
+    print(markdown(arms, "T, RMP-Loss"), markdown(against_off, "less off, same seed", "+"), sep="\n\n")
+    print(json.dumps({"benchmark": "rmp_loss_study", "arms": arms, "less_off": against_off}))
 
 
 if __name__ == "__main__":

@@ -24,6 +24,7 @@ BENCHMARKS = {  # a function of this name -> the module that holds it
     "lava_stream": "lava_stream",
     "train_step": "train_step",
     "rmp_overhead": "train_step",
+    "freed_memory": "train_step",
     "mpbn_fold": "mpbn",
     "mpbn_integers": "mpbn",
     "mpbn_step": "mpbn",

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import multiprocessing
 import resource
+import statistics
 from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
@@ -211,3 +212,23 @@ def rmp_overhead(quick: bool) -> dict[str, object]:
     contestants = {"off": stepper(off, x, y), "on": stepper(on, x, y, lambda: rmp_loss(0, 1))}
     seconds = alternate(contestants, 5 if quick else 60)
     return {"seconds": seconds, "overhead": seconds["on"] / seconds["off"] - 1}
+
+
+def seconds_of_a_step(steps: int) -> float:
+    """Median seconds [s] of a step of ours at T = 4 in this process, on one thread."""
+    torch.set_num_threads(1)
+    step = stepper(ours(4), *data())
+    return alternate({"ours": step}, steps)["ours"]
+
+
+def freed_memory(quick: bool) -> dict[str, object]:
+    """What keeping freed memory (`rmp_deploy.training.memory`) saves of a step: key `speedup`. Processes in turn."""
+    from rmp_deploy.training.memory import keep_freed_memory
+
+    seconds: dict[str, list[float]] = {"by default": [], "kept": []}
+    for _ in range(1 if quick else 5):
+        for name, start in (("by default", None), ("kept", keep_freed_memory)):
+            with ProcessPoolExecutor(1, multiprocessing.get_context("spawn"), initializer=start) as process:
+                seconds[name].append(process.submit(seconds_of_a_step, 10 if quick else 20).result())
+    medians = {name: statistics.median(found) for name, found in seconds.items()}
+    return {"seconds": medians, "speedup": medians["by default"] / medians["kept"]}

@@ -71,7 +71,9 @@ def train_with_progress(
     _check_torch()
     from rmp_deploy.training.distributed import is_first_process
     from rmp_deploy.training.loop import EpochMetrics, train
+    from rmp_deploy.training.memory import keep_freed_memory
 
+    keep_freed_memory()
     if not is_first_process():
         return train(config, folder=folder, device=device)
     with progress() as bar:

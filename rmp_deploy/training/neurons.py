@@ -106,8 +106,9 @@ class LIF(_Leaky):
     @torch.no_grad()
     def step(self, x: Tensor, state: State | None = None) -> tuple[Tensor, State]:
         """One time step, for streaming: currents [B, ...] and the state before (None: zeros) to spikes and (v,)."""
-        parameters = (_number(p) for p in (self.decay, self.v_threshold, self.v_reset))
-        spikes, v = fused.lif_step(x, None if state is None else state[0], *parameters, self.reset)
+        decay, v_threshold, v_reset = (_number(p) for p in (self.decay, self.v_threshold, self.v_reset))
+        v = None if state is None else state[0]
+        spikes, v = fused.lif_step(x, v, decay, v_threshold, v_reset, self.reset)
         return spikes, (v,)
 
     def extra_repr(self) -> str:

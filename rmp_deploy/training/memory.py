@@ -1,0 +1,24 @@
+"""Memory that is freed stays with the process, where the C library can be told so."""
+
+from __future__ import annotations
+
+import ctypes
+import sys
+
+M_TRIM_THRESHOLD, M_MMAP_MAX = -1, -4  # of glibc's malloc.h
+
+
+def keep_freed_memory() -> bool:
+    """Let glibc's malloc keep what is freed instead of giving it back to the system; whether it does so.
+
+    Every training step frees and asks for the same large blocks. By default glibc takes each from the system anew,
+    which clears it page by page: a tenth and more of a step's time on a CPU (`benchmarks/run.py freed_memory`). It is a setting of the whole process,
+    for programs that train and end. Source: mallopt(3).
+    """
+    if sys.platform != "linux":
+        return False
+    try:
+        mallopt = ctypes.CDLL(None).mallopt
+    except (OSError, AttributeError):  # another C library
+        return False
+    return bool(mallopt(M_MMAP_MAX, 0) == 1 and mallopt(M_TRIM_THRESHOLD, -1) == 1)
