@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import io
+import os
+import sys
 import tracemalloc
 import zipfile
 from pathlib import Path
@@ -59,6 +61,45 @@ def test_only_what_is_asked_for_is_read_also_of_a_part_of_a_part():
         array[np.array([7])]
     with pytest.raises(RmpDeployError, match=r"samples = 8, allowed 1\.\.7"):
         Samples("seven", array, None, "here").first(8)
+
+
+def test_a_mask_chooses_the_rows_that_numpy_chooses(tmp_path):
+    whole = np.arange(7, dtype=np.float32)[:, None, None] * np.ones((1, 2, 3), np.float32)
+    mask = np.array([0, 1, 0, 0, 1, 1, 0], bool)
+    np.save(tmp_path / "seven.npy", whole)
+    for x in (lazy()[0], whole, data.load(str(tmp_path / "seven.npy")).x):
+        samples = Samples("seven", x, np.arange(7), "here")
+        some = samples.part(mask)
+        np.testing.assert_array_equal(x[mask], whole[mask])
+        np.testing.assert_array_equal(some.x[:], whole[mask])
+        np.testing.assert_array_equal(some.x[np.array([True, False, True])], whole[[1, 5]])
+        np.testing.assert_array_equal(some.x[np.array([-1, 0], np.int8)], whole[[5, 1]])
+        assert some.y.tolist() == [1, 4, 5]
+        with pytest.raises(IndexError, match=r"mask of 6 rows, allowed 7"):
+            samples.part(mask[:6])
+
+
+@pytest.mark.parametrize(
+    ("index", "said"),
+    [
+        (np.array([True, False]), "mask of 2 rows, allowed 7"),
+        (np.array([0.0, 1.5]), r"float64 \(2,\), allowed a slice, integers"),
+        (np.array([[0, 1]]), r"int64 \(1, 2\), allowed a slice, integers"),
+        (np.array(3), r"int64 \(\), allowed a slice, integers"),
+        ([0, 1], "list, allowed a slice, integers"),
+        (3, "int, allowed a slice, integers"),
+    ],
+)
+def test_what_chooses_no_rows_is_refused_and_not_guessed(tmp_path, index, said):
+    np.save(tmp_path / "x.npy", np.ones((7, 2), np.float32))
+    array, seen = lazy()
+    samples = Samples("seven", array, np.arange(7), "here")
+    for x in (array, samples.part(np.arange(7)).x, data.load(str(tmp_path / "x.npy")).x):
+        with pytest.raises(IndexError, match=said):
+            x[index]
+    with pytest.raises(IndexError, match=said):
+        samples.part(index)
+    assert seen == []
 
 
 def test_npy_is_mapped_and_gives_what_the_array_gives(tmp_path):
@@ -164,6 +205,47 @@ def test_an_npz_whose_header_lies_allocates_nothing(tmp_path):
     with zipfile.ZipFile(tmp_path / "x.npz", "w", zipfile.ZIP_DEFLATED) as archive:
         archive.writestr("x.npy", entry)
     refused(tmp_path / "x.npz", "not a readable .npz")
+    entry = buffer.getvalue().replace(b"'shape': (6, 4), }" + b" " * 7, b"'shape': (6000000, 4), } ")
+    with zipfile.ZipFile(tmp_path / "x.npz", "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("x.npy", entry)
+    tracemalloc.start()
+    refused(tmp_path / "x.npz", "not a readable .npz")
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 1_000_000
+
+
+def test_labels_of_another_length_are_not_read(tmp_path):
+    np.save(tmp_path / "x.npy", np.ones((20, 4)))
+    array = np.lib.format.open_memmap(tmp_path / "x_labels.npy", "w+", np.int64, (2**22,))  # 32 MiB of zeros
+    del array
+    tracemalloc.start()
+    refused(tmp_path / "x.npy", "y = int64 (4194304,), allowed integers (20,)")
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 2_000_000
+
+
+def test_an_npz_larger_than_memory_should_hold_is_refused_before_it_is_inflated(tmp_path, monkeypatch):
+    np.savez_compressed(tmp_path / "x.npz", x=np.zeros((1000, 1000), np.float32), y=np.zeros(1000, np.int64))
+    assert data.load(str(tmp_path / "x.npz")).x.shape == (1000, 1000)
+    monkeypatch.setattr(sys.modules["rmp_deploy.training.data.npz"], "MAX_BYTES", 2**20)
+    tracemalloc.start()
+    refused(tmp_path / "x.npz", "size of x = 4000128 bytes, allowed 1048576. Save it as .npy")
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 1_000_000
+
+
+def test_a_name_that_no_graph_may_have_is_made_one(tmp_path):
+    for name, made in ((b"caf\xe9 2", "caf_ 2"), ("Zürich\n".encode(), "Zürich_"), (b"fine-name.1", "fine-name.1")):
+        folder = tmp_path / os.fsdecode(name)
+        for record, file in ((3073, "test_batch.bin"), (3073, "data_batch_1.bin")):
+            folder.mkdir(exist_ok=True)
+            (folder / file).write_bytes(bytes(record))
+        samples = data.load(str(folder))
+        np.savez(tmp_path / os.fsdecode(name + b".npz"), x=np.ones((3, 2)))
+        assert samples.name == data.load(str(tmp_path / os.fsdecode(name + b".npz"))).name == made
 
 
 def test_training_without_labels_says_what_is_missing(tmp_path, capsys):

@@ -251,6 +251,10 @@ def test_missing_classes_of_cifar10_dvs_and_foreign_gestures_are_named(tmp_path)
     gestures.mkdir(parents=True)
     np.save(gestures / "11.npy", np.zeros((3, 4)))
     refused(tmp_path / "gestures", "label = 11, allowed 0..10")
+    (gestures / "11.npy").rename(gestures / "\u0663.npy")  # an Arabic-Indic 3
+    refused(tmp_path / "gestures", "label = \u0663, allowed 0..10")
+    for T in (2.5, True, 0):
+        refused(tmp_path / "gestures", f"T = {T}, allowed 1..65535 frames", T=T, split="test")
 
 
 def test_damaged_recordings_of_nmnist_are_named(nmnist):
@@ -287,6 +291,11 @@ def test_damaged_gestures_are_named(tmp_path):
         wrong[7, column] = value
         np.save(path, wrong)
         refused(tmp_path, f"data '{path}': x, y, p or t below 0, above its range or NaN", read=True)
+    for column in range(3):
+        wrong = good.copy()
+        wrong[7, column] = 0.5
+        np.save(path, wrong)
+        refused(tmp_path, f"data '{path}': x, y or p = 0.5, allowed whole numbers", read=True)
     for said, array in cases.items():
         np.save(path, array)
         refused(tmp_path, said, read=True)

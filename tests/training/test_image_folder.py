@@ -189,7 +189,17 @@ def test_an_image_of_another_size_asks_for_image_size(folder):
 def test_16_bit_images_are_refused_and_not_clipped(folder):
     path = folder / "train" / "ant" / "0.png"
     Image.fromarray(np.full((8, 8), 40_000, np.uint16)).save(path)
-    refused(folder, f"data '{path}': mode = I;16, allowed 1, L", read=True)
+    refused(folder, f"data '{path}': bits of a channel = 16, allowed 1..8", read=True)
+
+
+@pytest.mark.parametrize(("colour_type", "channels"), [(2, 3), (4, 2), (6, 4)])
+def test_16_bit_colours_are_refused_where_pillow_would_drop_their_low_byte(folder, colour_type, channels):
+    path = folder / "train" / "ant" / "0.png"
+    rows = (b"\0" + bytes(8 * channels * 2)) * 8
+    path.write_bytes(png(8, 8, 16, colour_type, rows))
+    refused(folder, f"data '{path}': bits of a channel = 16, allowed 1..8. Save it with 8", read=True)
+    path.write_bytes(png(8, 8, 8, colour_type, (b"\0" + bytes(8 * channels)) * 8))
+    assert not data.load(str(folder), "train").x[:1].any()
 
 
 def test_a_long_image_is_not_resized_to_more_than_memory_holds(folder):
@@ -200,14 +210,14 @@ def test_a_long_image_is_not_resized_to_more_than_memory_holds(folder):
     )
 
 
-def png(width, height):
-    """A PNG whose header says a size and whose pixels are missing."""
+def png(width, height, bits=8, colour_type=2, rows=b""):
+    """A PNG whose header says a size and whose pixels may be missing."""
 
     def chunk(kind, content):
         return struct.pack(">I", len(content)) + kind + content + struct.pack(">I", zlib.crc32(kind + content))
 
-    header = struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
-    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(b"")) + chunk(b"IEND", b"")
+    header = struct.pack(">IIBBBBB", width, height, bits, colour_type, 0, 0, 0)
+    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(rows)) + chunk(b"IEND", b"")
 
 
 @pytest.mark.filterwarnings("error")

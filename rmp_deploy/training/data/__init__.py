@@ -71,9 +71,9 @@ def load(name_or_path: str, split: Split = "test", *, image_size: int = 0, T: in
         RmpDeployError: unknown name, a folder of no kind or of two, a missing or unreadable file, samples or labels
             that do not fit.
     """
-    if not 0 <= image_size <= MAX_IMAGE_SIZE:
+    if type(image_size) is not int or not 0 <= image_size <= MAX_IMAGE_SIZE:
         raise RmpDeployError(
-            f"data '{name_or_path}': image_size = {image_size}, allowed 0..{MAX_IMAGE_SIZE}. Correct it."
+            f"data '{name_or_path}': image_size = {image_size!r}, allowed 0..{MAX_IMAGE_SIZE}. Correct it."
         )
     if name_or_path in NAMED:
         return _fitted(NAMED[name_or_path](split), image_size)

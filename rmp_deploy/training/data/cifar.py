@@ -13,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from rmp_deploy.errors import RmpDeployError
-from rmp_deploy.training.data.samples import LazyArray, Samples, Split
+from rmp_deploy.training.data.samples import LazyArray, Samples, Split, graph_name
 
 IMAGE = (3, 32, 32)
 MAX_BYTES = 2**30  # of one file, of which there are 30 MB and 154 MB
@@ -52,7 +52,7 @@ def _samples(folder: Path, names: tuple[str, ...], labels: int, classes: int) ->
         return record[labels:].reshape(IMAGE).astype(np.float32) / np.float32(255)
 
     y = np.concatenate([records[:, labels - 1] for records in files]).astype(np.int64)
-    return Samples(folder.resolve().name, LazyArray(len(y), IMAGE, read), y, str(folder))
+    return Samples(graph_name(folder.resolve().name), LazyArray(len(y), IMAGE, read), y, str(folder))
 
 
 def _records(path: Path, labels: int, classes: int) -> npt.NDArray[np.uint8]:

@@ -18,7 +18,7 @@ import numpy.typing as npt
 
 from rmp_deploy.errors import RmpDeployError
 from rmp_deploy.training.data.aedat4 import check_header
-from rmp_deploy.training.data.samples import LazyArray, Samples, Split
+from rmp_deploy.training.data.samples import LazyArray, Samples, Split, graph_name
 
 Events = npt.NDArray[np.void]  # fields x, y, t [us], p
 MAX_BYTES = 2**28  # of one recording
@@ -58,7 +58,7 @@ def dvs_gesture(folder: Path, split: Split, T: int, image_size: int = 0) -> Samp
     root = folder / {"train": "ibmGestureTrain", "test": "ibmGestureTest"}[split]
     recordings = []
     for path in sorted(root.glob("*/*.npy")):
-        if not path.stem.isdecimal() or int(path.stem) > 10:
+        if not (path.stem.isascii() and path.stem.isdecimal()) or int(path.stem) > 10:
             raise RmpDeployError(f"data '{path}': label = {path.stem}, allowed 0..10. It is no gesture of this set.")
         recordings.append(Recording(path, int(path.stem)))
     return _samples(folder, root, recordings, _read_gesture, 128, T, image_size)
@@ -95,8 +95,9 @@ def _samples(
     T: int,
     image_size: int,
 ) -> Samples:
-    if not 1 <= T <= 65_535:
-        raise RmpDeployError(f"data '{folder}': T = {T}, allowed 1..65535 frames of a recording. Give the network's T.")
+    if type(T) is not int or not 1 <= T <= 65_535:
+        what = f"T = {T!r}, allowed 1..65535 frames of a recording"
+        raise RmpDeployError(f"data '{folder}': {what}. Give the network's T.")
     if not recordings:
         raise RmpDeployError(f"data '{folder}': recordings in {root.name} = 0, allowed >= 1. Put the files there.")
     _tonic()
@@ -107,7 +108,7 @@ def _samples(
 
     y = np.array([recording.label for recording in recordings], np.int64)
     x = LazyArray(len(recordings), (T, 2, size, size), frames)
-    return Samples(folder.resolve().name, x, y, str(folder), time_series=True)
+    return Samples(graph_name(folder.resolve().name), x, y, str(folder), time_series=True)
 
 
 def _frames(path: Path, read: Callable[[Path], Events], sensor: int, T: int) -> npt.NDArray[np.float32]:
@@ -153,6 +154,9 @@ def _read_gesture(path: Path) -> Events:
         _refuse(path, f"array = {values.dtype} {values.shape}, allowed numbers (n, 4): x, y, p, t")
     if not ((values >= 0) & (values < 2**53 / 1000)).all() or (values[:, 2] > 1).any():
         _refuse(path, "x, y, p or t below 0, above its range or NaN, allowed p 0..1 and times in ms")
+    whole = values[:, :3] == np.rint(values[:, :3])
+    if not whole.all():
+        _refuse(path, f"x, y or p = {values[:, :3][~whole][0]:g}, allowed whole numbers")
     events = np.empty(len(values), [("x", np.int64), ("y", np.int64), ("t", np.int64), ("p", np.int64)])
     for column, name in enumerate(("x", "y", "p")):
         events[name] = values[:, column]

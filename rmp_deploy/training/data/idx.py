@@ -16,7 +16,7 @@ import numpy as np
 import numpy.typing as npt
 
 from rmp_deploy.errors import RmpDeployError
-from rmp_deploy.training.data.samples import Samples, Split
+from rmp_deploy.training.data.samples import Samples, Split, graph_name
 
 PREFIX: dict[Split, str] = {"train": "train", "test": "t10k"}
 UNSIGNED_BYTE = 0x08  # the one type that these sets have
@@ -38,7 +38,7 @@ def idx(folder: Path, split: Split) -> Samples:
         raise RmpDeployError(f"data '{folder}': {what}, allowed one each. Download the files again.")
     x = images[:, None].astype(np.float32)
     x /= 255
-    return Samples(folder.resolve().name, x, y.astype(np.int64), str(folder))
+    return Samples(graph_name(folder.resolve().name), x, y.astype(np.int64), str(folder))
 
 
 def _read(folder: Path, name: str, dimensions: int) -> npt.NDArray[np.uint8]:

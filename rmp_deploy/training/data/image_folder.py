@@ -13,11 +13,12 @@ import numpy.typing as npt
 
 from rmp_deploy.errors import RmpDeployError
 from rmp_deploy.training.data.resize import MAX_PIXELS, fitted, pillow
-from rmp_deploy.training.data.samples import LazyArray, Samples, Split
+from rmp_deploy.training.data.samples import LazyArray, Samples, Split, graph_name
 
 FOLDERS: dict[Split, tuple[str, ...]] = {"train": ("train",), "test": ("test", "val")}  # the first that is there
 SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".webp")
 FORMATS = ("PNG", "JPEG", "BMP", "WEBP")  # Pillow reads many more, some of them by calling other programs
+PNG_BITS = 24  # where a PNG says its bits a channel, in IHDR, which is its first chunk
 MODES = ("1", "L", "LA", "P", "PA", "RGB", "RGBA", "CMYK", "YCbCr")  # of 8 bits a channel: others would be clipped
 
 
@@ -49,7 +50,7 @@ def image_folder(folder: Path, split: Split, image_size: int = 0) -> Samples:
     def read(i: int) -> npt.NDArray[np.float32]:
         return _decoded(files[i], height, width, resize=bool(image_size))
 
-    return Samples(folder.resolve().name, LazyArray(len(files), (3, height, width), read), y, str(folder))
+    return Samples(graph_name(folder.resolve().name), LazyArray(len(files), (3, height, width), read), y, str(folder))
 
 
 def _split_folder(folder: Path, split: Split) -> Path | None:
@@ -104,6 +105,8 @@ def _opened(path: Path) -> Iterator[Any]:
     with ExitStack() as stack:
         try:
             file = stack.enter_context(path.open("rb"))
+            header = file.read(PNG_BITS + 1)
+            file.seek(0)
             stack.enter_context(warnings.catch_warnings())
             warnings.simplefilter("ignore", image_module.DecompressionBombWarning)  # the limit is ours, below
             image = image_module.open(file, formats=FORMATS)
@@ -115,6 +118,9 @@ def _opened(path: Path) -> Iterator[Any]:
         if image.width * image.height > MAX_PIXELS:
             what = f"pixels = {image.height}x{image.width}, allowed {MAX_PIXELS}"
             raise RmpDeployError(f"data '{path}': {what}. Scale the image down.")
+        if image.format == "PNG" and header[PNG_BITS] > 8:  # of colours Pillow drops the low byte: the mode is RGB
+            what = f"bits of a channel = {header[PNG_BITS]}, allowed 1..8"
+            raise RmpDeployError(f"data '{path}': {what}. Save it with 8 bits a channel.")
         if image.mode not in MODES:
             what = f"mode = {image.mode}, allowed {', '.join(MODES)}"
             raise RmpDeployError(f"data '{path}': {what}. Save it with 8 bits a channel.")

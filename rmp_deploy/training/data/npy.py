@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from rmp_deploy.errors import RmpDeployError
-from rmp_deploy.training.data.samples import Index, Samples, labels
+from rmp_deploy.training.data.samples import Index, Samples, graph_name, labels, row_numbers
 
 
 def npy(path: Path) -> Samples:
@@ -25,8 +25,8 @@ def npy(path: Path) -> Samples:
     if x.dtype.kind not in "fiub" or x.ndim < 2 or x.size == 0:
         raise RmpDeployError(f"data '{path}': x = {x.dtype} {x.shape}, allowed numbers [N, ...]. Save samples first.")
     beside = path.with_name(f"{path.stem}_labels.npy")
-    y = labels(beside, np.array(_mapped(beside)), len(x)) if beside.exists() else None
-    return Samples(path.stem, MappedArray(path, x), y, str(path))
+    y = labels(beside, _mapped(beside), len(x)) if beside.exists() else None
+    return Samples(graph_name(path.stem), MappedArray(path, x), y, str(path))
 
 
 @dataclass(frozen=True)
@@ -45,9 +45,10 @@ class MappedArray:
         return len(self.values)
 
     def __getitem__(self, index: Index, /) -> npt.NDArray[np.float32]:
-        """Raises RmpDeployError where the file holds what float32 does not."""
+        """Raises RmpDeployError where the file holds what float32 does not, IndexError as `row_numbers`."""
+        rows = index if isinstance(index, slice) else row_numbers(index, len(self))
         with np.errstate(over="ignore"):
-            batch = np.array(self.values[index], np.float32)
+            batch = np.array(self.values[rows], np.float32)
         if not np.isfinite(batch).all():
             what = "x holds NaN, infinity or more than float32 holds"
             raise RmpDeployError(f"data '{self.path}': {what}. Scale or clean them.")

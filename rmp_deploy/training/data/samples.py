@@ -14,7 +14,7 @@ from rmp_deploy.errors import RmpDeployError
 
 Split = Literal["train", "test"]
 MAX_CLASSES = 1_000_000
-Index = slice | npt.NDArray[np.int64]
+Index = slice | npt.NDArray[np.integer[Any]] | npt.NDArray[np.bool_]
 
 
 class SampleArray(Protocol):
@@ -51,7 +51,7 @@ class LazyArray:
         return self.n
 
     def __getitem__(self, index: Index, /) -> npt.NDArray[np.float32]:
-        chosen = _row_numbers(index, self.n)
+        chosen = row_numbers(index, self.n)
         values = np.empty((len(chosen), *self.sample_shape), np.float32)
         for k, i in enumerate(chosen):
             values[k] = self.read(int(i))
@@ -74,16 +74,28 @@ class Rows:
         return len(self.rows)
 
     def __getitem__(self, index: Index, /) -> npt.NDArray[np.float32]:
-        return self.x[self.rows[index]]
+        return self.x[self.rows[row_numbers(index, len(self.rows))]]
 
 
-def _row_numbers(index: Index, n: int) -> npt.NDArray[np.int64]:
-    """The rows of n that NumPy's indexing means."""
+def row_numbers(index: Index, n: int) -> npt.NDArray[np.int64]:
+    """The rows of n that NumPy's indexing means: by a slice, an array of integers or a mask of n.
+
+    Raises:
+        IndexError: anything else, or a row that is not there.
+    """
     if isinstance(index, slice):
         return np.arange(*index.indices(n), dtype=np.int64)
+    if not isinstance(index, np.ndarray) or index.ndim != 1 or index.dtype.kind not in "iub":
+        what = f"{index.dtype} {index.shape}" if isinstance(index, np.ndarray) else type(index).__name__
+        raise IndexError(f"index = {what}, allowed a slice, integers (k,) or a mask ({n},) in a NumPy array")
+    if index.dtype.kind == "b":
+        if len(index) != n:
+            raise IndexError(f"mask of {len(index)} rows, allowed {n}")
+        return np.flatnonzero(index)
     if len(index) and not -n <= int(index.min()) <= int(index.max()) < n:
         raise IndexError(f"row {index.min()}..{index.max()} of {n}")
-    return np.where(index < 0, index + n, index)
+    rows = index.astype(np.int64)
+    return np.where(rows < 0, rows + n, rows)
 
 
 @dataclass(frozen=True)
@@ -111,10 +123,20 @@ class Samples:
             raise RmpDeployError(f"data '{self.name}': samples = {n}, allowed 1..{len(self.x)}. Ask for fewer.")
         return self.part(np.arange(n))
 
-    def part(self, chosen: npt.NDArray[np.int64]) -> Samples:
-        """The chosen samples; what is not in memory is not read for that."""
-        x = self.x[chosen] if isinstance(self.x, np.ndarray) else Rows(self.x, chosen)
-        return replace(self, x=x, y=None if self.y is None else self.y[chosen])
+    def part(self, chosen: Index) -> Samples:
+        """The chosen samples; what is not in memory is not read for that.
+
+        Raises:
+            IndexError: as `row_numbers`.
+        """
+        rows = row_numbers(chosen, len(self.x))
+        x = self.x[rows] if isinstance(self.x, np.ndarray) else Rows(self.x, rows)
+        return replace(self, x=x, y=None if self.y is None else self.y[rows])
+
+
+def graph_name(name: str) -> str:
+    """A file's name as a graph may have it: a graph's is UTF-8, a file's may be any bytes, which become `_`."""
+    return "".join(c if c.isprintable() else "_" for c in name)
 
 
 def labels(path: Path, y: npt.NDArray[Any] | None, n: int) -> npt.NDArray[np.int64] | None:
@@ -132,4 +154,4 @@ def labels(path: Path, y: npt.NDArray[Any] | None, n: int) -> npt.NDArray[np.int
         raise RmpDeployError(
             f"data '{path}': labels = {low}..{high}, allowed 0..{MAX_CLASSES - 1}. Number the classes."
         )
-    return y.astype(np.int64)
+    return np.array(y, np.int64)  # read, where it is mapped
