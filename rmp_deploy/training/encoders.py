@@ -26,12 +26,13 @@ def encode(x: Tensor, T: int, encoding: str, generator: torch.Generator) -> Tens
     time_series  x is [B, T, ...] already: time goes first
 
     Raises:
-        RmpDeployError: an unknown encoding, T < 1, values that it does not take, a time series of another length.
+        RmpDeployError: an unknown encoding, T that is no whole number >= 1, values that it does not take, a time
+            series of another length.
     """
     if encoding not in ENCODERS:
         raise RmpDeployError(f"encoding '{encoding}': unknown, allowed {', '.join(ENCODERS)}. Choose one.")
-    if not 1 <= T <= MAX_T:
-        raise RmpDeployError(f"encoding '{encoding}': T = {T}, allowed 1..{MAX_T}. Correct it.")
+    if type(T) is not int or not 1 <= T <= MAX_T:
+        raise RmpDeployError(f"encoding '{encoding}': T = {T!r}, allowed 1..{MAX_T}. Correct it.")
     return ENCODERS[encoding](x, T, generator)
 
 
@@ -52,7 +53,8 @@ def poisson(x: Tensor, T: int, generator: torch.Generator) -> Tensor:
         RmpDeployError: a value outside 0..1.
     """
     _check_range(x, "poisson")
-    drawn = torch.rand((T, *x.shape), dtype=x.dtype, device=generator.device, generator=generator)  # in [0, 1)
+    dtype = torch.promote_types(x.dtype, torch.float32)  # half precision has too few numbers near 0
+    drawn = torch.rand((T, *x.shape), dtype=dtype, device=generator.device, generator=generator)  # in [0, 1)
     return (drawn.to(x.device) < x).to(x.dtype)
 
 
@@ -67,8 +69,9 @@ def time_to_first_spike(x: Tensor, T: int) -> Tensor:
         RmpDeployError: a value outside 0..1.
     """
     _check_range(x, "ttfs")
-    fires_at = torch.where(x > 0, torch.round((T - 1) * (1 - x)), T)
-    steps = torch.arange(T, dtype=x.dtype, device=x.device).reshape(T, *(1,) * x.dim())
+    wide = x.to(torch.promote_types(x.dtype, torch.float32))  # half precision does not hold every step
+    fires_at = torch.where(x > 0, torch.round((T - 1) * (1 - wide)), T)
+    steps = torch.arange(T, dtype=wide.dtype, device=x.device).reshape(T, *(1,) * x.dim())
     return (steps == fires_at).to(x.dtype)
 
 

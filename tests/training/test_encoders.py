@@ -92,6 +92,17 @@ def test_time_to_first_spike_is_spikingjellys_latency_but_for_zeros(T):
     assert theirs[T - 1, x == 0].all() and not ours[:, x == 0].any()
 
 
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_half_precision_fires_once_and_draws_with_the_same_probability(dtype):
+    x = images(1, 400).to(dtype)
+    s = encode(x, 4099, "ttfs", seeded())
+    assert s.dtype == dtype
+    assert torch.equal(s, encode(x.float(), 4099, "ttfs", seeded()).to(dtype))
+    assert torch.equal(s.float().sum(0), (x > 0).float())
+    x = torch.full((1, 100), 1e-4).to(dtype)  # in half precision draws are 0 more often than this
+    assert torch.equal(encode(x, 1000, "poisson", seeded()).float(), encode(x.float(), 1000, "poisson", seeded()))
+
+
 def test_every_encoding_keeps_type_and_shape():
     for name in ENCODERS:
         x = images(2, 4, 3, 2) if name == "time_series" else images(2, 3, 2)
@@ -116,3 +127,6 @@ def test_an_unknown_encoding_and_no_steps_are_refused():
         encode(images(2, 3), 4, "rate", seeded())
     with pytest.raises(RmpDeployError, match=r"T = 0, allowed 1\.\.65535"):
         encode(images(2, 3), 0, "poisson", seeded())
+    for T in (2.5, True, "4", None):
+        with pytest.raises(RmpDeployError, match=rf"T = {T!r}, allowed 1\.\.65535"):
+            encode(images(2, 3), T, "direct", seeded())
