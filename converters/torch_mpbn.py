@@ -77,7 +77,7 @@ class _AtShape(nn.Module):
         """Of samples of `shape`.
 
         Raises:
-            RmpDeployError: another number of channels, or a BatchNorm whose gain or shift is not finite.
+            RmpDeployError: another number of channels, a threshold, or a BatchNorm's gain or shift, that is not finite.
         """
         channels = layer.bn.num_features
         if shape[0] != channels:
@@ -85,6 +85,9 @@ class _AtShape(nn.Module):
         bad = [name for name, p in zip(("scale", "shift"), layer.affine(), strict=True) if not p.isfinite().all()]
         if bad:
             what = f"{bad[0]} of bn holds NaN or infinite values"
+            raise refused(layer, path, what, "finite numbers", "Look at the training run: it may have diverged")
+        if not torch.as_tensor(layer.v_threshold).isfinite().all():  # it would never fire, or always
+            what = "v_threshold holds NaN or infinite values"
             raise refused(layer, path, what, "finite numbers", "Look at the training run: it may have diverged")
         return cls(layer, len(shape))
 

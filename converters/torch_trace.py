@@ -341,7 +341,7 @@ class _Nodes(fx.Interpreter):
         if any(isinstance(op, LIF | LI | Delay) for op in made):
             if (neuron or layer) in self.walk.neurons:
                 todo = "Use one neuron layer per place, and keep a loop over time outside of the model"
-                raise refused(layer, path, "called twice", "once: it has one state", todo)
+                raise refused(neuron or layer, path, "called twice", "once: it has one state", todo)
             self.walk.neurons.add(neuron or layer)
         value = self.walk.emit(made, source)
         if source.leading == 1 and any(isinstance(op, LIF | LI | Delay) for op in made):

@@ -31,7 +31,8 @@ class MPBNLIF(LIF):
     `v` those after it.
 
     Raises:
-        ValueError: as `LIF`; channels < 1, or when called, currents of another number of channels.
+        ValueError: as `LIF`; channels < 1, or when called, currents of another number of channels or of no steps
+            (which have no potentials for `u`).
     """
 
     of_the_last_pass = (*LIF.of_the_last_pass, "u_raw", "_v")
@@ -55,6 +56,9 @@ class MPBNLIF(LIF):
         self._v: Tensor | None = None
 
     def forward(self, x: Tensor) -> Tensor:
+        if x.dim() == 0 or len(x) == 0:
+            wanted = f"[T, B, {self.bn.num_features}, ...]"
+            raise ValueError(f"MPBNLIF: shape = {tuple(x.shape)}, allowed currents {wanted} with T >= 1.")
         state: State | None = None
         steps = []
         for x_t in x:

@@ -296,11 +296,25 @@ def spoilt() -> MPBNLIF:
     return layer
 
 
+def firing_at(value: float) -> MPBNLIF:
+    layer = MPBNLIF(8, v_threshold=torch.full((8,), 0.5))
+    assert isinstance(layer.v_threshold, torch.Tensor)
+    layer.v_threshold[3] = value
+    return layer
+
+
+TWICE = MPBNLIF(8)
+
+
 @pytest.mark.parametrize(
     ("layers", "said"),
     [
         ((MPBNLIF(5),), "MPBNLIF '1': input shape = (8,), allowed (5, ...). Match the channels."),
         ((spoilt(),), "MPBNLIF '1': scale of bn holds NaN or infinite values, allowed finite numbers."),
+        ((firing_at(torch.nan),), "MPBNLIF '1': v_threshold holds NaN or infinite values, allowed finite numbers."),
+        ((firing_at(torch.inf),), "MPBNLIF '1': v_threshold holds NaN or infinite values"),
+        ((firing_at(-torch.inf),), "MPBNLIF '1': v_threshold holds NaN or infinite values"),
+        ((TWICE, TWICE), "MPBNLIF '1': called twice, allowed once: it has one state."),
         ((TimeDistributed(MPBNLIF(8)),), "MPBNLIF '1': inside a container that applies it step by step"),
     ],
 )

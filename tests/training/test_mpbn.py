@@ -157,5 +157,8 @@ def test_channels_that_do_not_fit_are_one_line():
         MPBNLIF(0)
     with pytest.raises(ValueError, match=r"shape of one step = \(2, 3\), allowed currents \[T, B, 4, ...\]"):
         MPBNLIF(4)(torch.rand(5, 2, 3))
+    for steps in (torch.rand(0, 2, 4), torch.tensor(1.0)):
+        with pytest.raises(ValueError, match=r"MPBNLIF: shape = \(.*\), allowed currents \[T, B, 4, ...\] with T >= 1"):
+            MPBNLIF(4)(steps)
     with pytest.raises(ValueError, match=r"MPBNLIF: decay = 1\.2"):
         MPBNLIF(4, decay=1.2)
