@@ -12,12 +12,12 @@ from torch import Tensor
 
 @dataclass(frozen=True)
 class _Sharpness:
-    """A surrogate has one number, greater than 0."""
+    """A surrogate has one number, finite and greater than 0."""
 
     def __post_init__(self) -> None:
         for what, value in vars(self).items():
-            if not value > 0:
-                raise ValueError(f"{type(self).__name__}: {what} = {value}, allowed > 0.")
+            if not 0 < value < math.inf:
+                raise ValueError(f"{type(self).__name__}: {what} = {value}, allowed finite and > 0.")
 
 
 @dataclass(frozen=True)

@@ -74,7 +74,7 @@ def test_wrong_options_are_refused(options, said):
 
 @pytest.mark.parametrize("kind", [Rectangular, Tanh, Sigmoid, Arctan])
 def test_a_surrogate_without_sharpness_is_refused(kind):
-    with pytest.raises(ValueError, match="allowed > 0"):
+    with pytest.raises(ValueError, match="allowed finite and > 0"):
         kind(0.0)
 
 
