@@ -201,10 +201,12 @@ class SpikingGraph:
             raise RmpDeployError(f"samples: dtype = {x.dtype}, allowed numbers. Convert them to float32.")
         if x.ndim != len(shape) + 1 or x.shape[1:] != shape or x.shape[0] < 1:
             axes = ", ".join(map(str, shape))
-            raise RmpDeployError(
-                f"samples for graph '{self.name}': shape = {x.shape}, allowed (N, {axes}). "
-                f"Reshape the data to the network's input ({self.input.encoding} encoding)."
-            )
+            todo = f"Reshape the data to the network's input ({self.input.encoding} encoding)"
+            if (
+                self.input.encoding == "time_series" and x.shape[1:] == self.input.shape
+            ):  # a network that was trained on encoded images, given images
+                todo = "It takes time steps: encode the samples (encode_samples, docs/train.md)"
+            raise RmpDeployError(f"samples for graph '{self.name}': shape = {x.shape}, allowed (N, {axes}). {todo}.")
         if not np.isfinite(x).all():
             raise RmpDeployError(f"samples for graph '{self.name}': NaN or infinite, allowed finite. Clean them.")
         bits = self.input.message_bits

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -213,3 +215,12 @@ def test_samples_that_do_not_fit_are_refused(convnet, x, said):
     with pytest.raises(RmpDeployError, match="samples") as e:
         reference.run(convnet(), x)
     assert said in str(e.value)
+
+
+def test_samples_without_time_steps_are_to_be_encoded_and_not_reshaped(convnet):
+    graph = convnet()
+    graph = replace(graph, input=replace(graph.input, encoding="time_series"))
+    with pytest.raises(RmpDeployError, match=r"It takes time steps: encode the samples \(encode_samples"):
+        graph.check_samples(np.zeros((3, 2, 8, 8)))
+    with pytest.raises(RmpDeployError, match=r"Reshape the data to the network's input \(time_series encoding\)"):
+        graph.check_samples(np.zeros((3, 2, 8, 9)))
