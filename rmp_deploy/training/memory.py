@@ -12,8 +12,8 @@ def keep_freed_memory() -> bool:
     """Let glibc's malloc keep what is freed instead of giving it back to the system; whether it does so.
 
     Every training step frees and asks for the same large blocks. By default glibc takes each from the system anew,
-    which clears it page by page: a tenth and more of a step's time on a CPU (`benchmarks/run.py freed_memory`). It is a setting of the whole process,
-    for programs that train and end. Source: mallopt(3).
+    which clears it page by page (`benchmarks/run.py freed_memory`). It is a setting of the whole process, for programs
+    that train and end. Source: mallopt(3).
     """
     if sys.platform != "linux":
         return False
