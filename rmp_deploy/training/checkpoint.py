@@ -56,7 +56,10 @@ def read(path: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
     text = metadata.get("values", "")
     if _digest(text, tensors) != metadata.get("sha256"):
         raise malformed(path, "its bytes are not those that were written")
-    values = json.loads(text)
+    try:
+        values = json.loads(text)
+    except (ValueError, RecursionError) as e:
+        raise malformed(path, f"its values are not JSON: {type(e).__name__}") from e
     if not isinstance(values, dict):
         raise malformed(path, f"values are a {type(values).__name__}")
     return values, tensors

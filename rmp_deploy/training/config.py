@@ -35,6 +35,7 @@ WIDTHS: dict[ModelName, tuple[int, ...]] = {  # of convolutional blocks or stage
 }
 ANY_DEPTH: tuple[ModelName, ...] = ("convnet", "mlp")  # the others have as many stages as they have widths above
 MAX_WIDTH = 65_536  # channels or neurons of one layer
+MAX_COUNT, MAX_THREADS, MAX_FLOAT32 = 2**31 - 1, 1024, 3.4e38
 
 
 @dataclass(frozen=True)
@@ -103,18 +104,18 @@ class TrainConfig:
             *((what, value, value in get_args(kind), " | ".join(get_args(kind))) for what, value, kind in choices),
             ("image_size", self.image_size, 0 <= self.image_size <= 4096, "0 (as they are)..4096"),
             ("augmentation", self.augmentation, len({*self.augmentation}) == len(self.augmentation), "each once"),
-            ("epochs", self.epochs, self.epochs >= 1, ">= 1"),
-            ("batch", self.batch, self.batch >= 2, ">= 2 (BatchNorm)"),
+            ("epochs", self.epochs, 1 <= self.epochs <= MAX_COUNT, f"1..{MAX_COUNT}"),
+            ("batch", self.batch, 2 <= self.batch <= MAX_COUNT, f"2..{MAX_COUNT} (BatchNorm needs 2)"),
             ("lr", self.lr, 0 < self.lr < math.inf, "> 0"),
             ("momentum", self.momentum, 0 <= self.momentum < 1, "0..1"),
             ("weight_decay", self.weight_decay, 0 <= self.weight_decay < math.inf, ">= 0"),
-            ("threads", self.threads, self.threads >= 1, ">= 1"),
+            ("threads", self.threads, 1 <= self.threads <= MAX_THREADS, f"1..{MAX_THREADS}"),
             ("seed", self.seed, 0 <= self.seed < 2**63, ">= 0"),
             ("model.T", m.T, 1 <= m.T <= 65_535, "1..65535"),
             ("model.hidden", m.hidden, 1 <= m.hidden <= MAX_WIDTH, f"1..{MAX_WIDTH}"),
             ("model.hidden", m.hidden, m.name == "convnet" or m.hidden == ModelConfig.hidden, "left out: convnet's"),
             ("model.channels", widths, all(1 <= c <= MAX_WIDTH for c in widths), f"each 1..{MAX_WIDTH}"),
-            ("model.v_threshold", m.v_threshold, math.isfinite(m.v_threshold), "a finite number"),
+            ("model.v_threshold", m.v_threshold, abs(m.v_threshold) <= MAX_FLOAT32, "what float32 holds"),
             ("model.decay", m.decay, 0 <= m.decay <= 1, "0..1"),
             ("model.decay", m.decay, 0 < m.decay < 1 or not m.learn_decay, "between 0 and 1, to be learnt"),
             ("rmp_loss.k", self.rmp_loss.k, 0 <= self.rmp_loss.k < math.inf, ">= 0"),

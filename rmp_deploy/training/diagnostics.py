@@ -29,6 +29,10 @@ COLUMNS = ("counts", "spikes", "quantization_error", "spike_error")  # of a hist
 EDGES = (-math.inf, *(LOW + i / PER_UNIT for i in range(BINS - 1)), math.inf)
 
 
+class NotFiniteError(RmpDeployError):
+    """NaN or infinity in what a network computes."""
+
+
 @dataclass(frozen=True, eq=False)
 class LayerDiagnostics:
     """Membrane potentials u before the reset and spikes s of one layer, over time, samples and neurons.
@@ -123,7 +127,7 @@ class _Sums:
         to_nearer, to_spike = self.errors.tolist()
         if not math.isfinite(to_nearer):
             what = f"membrane potentials of layer '{name}' = NaN or infinite"
-            raise RmpDeployError(f"diagnostics: {what}, allowed finite. Train with a lower lr.")
+            raise NotFiniteError(f"diagnostics: {what}, allowed finite. Train with a lower lr.")
         potentials = int(self.counts.sum())
         if not potentials:
             what = f"membrane potentials of layer '{name}' = none"

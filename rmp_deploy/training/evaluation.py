@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from rmp_deploy.errors import RmpDeployError
 from rmp_deploy.training.config import Encoding
 from rmp_deploy.training.data import Samples
-from rmp_deploy.training.diagnostics import Diagnostics, LayerDiagnostics
+from rmp_deploy.training.diagnostics import Diagnostics, LayerDiagnostics, NotFiniteError
 from rmp_deploy.training.distributed import Processes
 from rmp_deploy.training.encoders import encode
 
@@ -37,7 +37,7 @@ def evaluate(
     Counts are exact sums over the processes. The model is left in eval mode.
 
     Raises:
-        RmpDeployError: no labels, fewer samples than processes, or membrane potentials that are not finite.
+        RmpDeployError: no labels, fewer samples than processes, or membrane potentials or outputs that are not finite.
     """
     if samples.y is None:
         todo = "Add y to score"
@@ -53,6 +53,8 @@ def evaluate(
             chosen = slice(int(indices[0]), int(indices[-1]) + 1)
             x = torch.from_numpy(np.ascontiguousarray(samples.x[chosen])).to(processes.device)
             outputs = model(model_input(x, encoding, T, generator))
+            if not bool(outputs.isfinite().all()):
+                raise NotFiniteError("evaluation: outputs = NaN or infinite, allowed finite. Train with a lower lr.")
             correct += (outputs.argmax(1).cpu() == torch.from_numpy(samples.y[chosen])).sum()
     layers = {name: _over_processes(layer, processes) for name, layer in diagnostics.layers().items()}
     right = int(processes.sum(correct.to(processes.device)))

@@ -19,11 +19,12 @@ class _Normalize(torch.autograd.Function):
 
     With ``z = (x - mean) / sqrt(var + eps)``, n values of a channel and sums over all processes:
     ``dx = weight / sqrt(var + eps) * (dy - sum(dy) / n - z * sum(dy * z) / n)``; the gradients of weight and bias are
-    those of this process's part.
+    those of this process's part. Half precision is computed in float32, as torch does: its counts and sums overflow.
     """
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor, eps: float) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        given, x = x.dtype, x.to(torch.promote_types(x.dtype, torch.float32))
         axes = [a for a in range(x.dim()) if a != 1]
         channels = [1, -1] + [1] * (x.dim() - 2)
         sums = torch.cat([x.sum(axes), x.new_tensor([x.numel() / x.shape[1]])])
@@ -38,12 +39,12 @@ class _Normalize(torch.autograd.Function):
         z = centred.mul_(scale.view(channels))
         ctx.save_for_backward(z, scale, weight, n)
         ctx.mark_non_differentiable(mean, var, n)
-        return torch.addcmul(bias.view(channels), z, weight.view(channels)), mean, var, n
+        return torch.addcmul(bias.view(channels), z, weight.view(channels)).to(given), mean, var, n
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
-        dy = grads[0]
         z, scale, weight, n = ctx.saved_tensors
+        given, dy = grads[0].dtype, grads[0].to(z.dtype)
         axes = [a for a in range(dy.dim()) if a != 1]
         channels = [1, -1] + [1] * (dy.dim() - 2)
         d_bias, d_weight = dy.sum(axes), (dy * z).sum(axes)
@@ -51,7 +52,7 @@ class _Normalize(torch.autograd.Function):
         dist.all_reduce(sums)
         of_dy, of_dy_z = (sums / n).unbind()
         dx = (dy - of_dy.view(channels)).addcmul_(z, of_dy_z.view(channels), value=-1)
-        return dx.mul_((weight * scale).view(channels)), d_weight, d_bias, None
+        return dx.mul_((weight * scale).view(channels)).to(given), d_weight, d_bias, None
 
 
 class _Global(nn.modules.batchnorm._BatchNorm):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
@@ -17,7 +19,7 @@ from rmp_deploy.training import checkpoint, data
 from rmp_deploy.training.amp import autocast, float32_potentials
 from rmp_deploy.training.batches import Batches
 from rmp_deploy.training.config import TrainConfig
-from rmp_deploy.training.diagnostics import LayerDiagnostics, load_history
+from rmp_deploy.training.diagnostics import LayerDiagnostics, NotFiniteError, load_history
 from rmp_deploy.training.distributed import Processes, processes
 from rmp_deploy.training.evaluation import evaluate
 from rmp_deploy.training.global_batch_norm import global_batch_norm
@@ -63,18 +65,17 @@ class Folder:
         Raises:
             RmpDeployError: the folder holds a finished run, or a checkpoint that nobody asked to resume.
         """
-        if self.checkpoint.exists():
-            if not self.resume:
-                what = f"file '{self.checkpoint}': left by a run that was stopped, allowed none"
-                raise RmpDeployError(f"{what}. Go on with --resume, or train into another folder.")
-            for name in (checkpoint.FILE, METRICS, LAYERS, DIAGNOSTICS, WEIGHTS, CONFIG):
-                for unfinished in self.path.glob(f".{name}.*"):
-                    unfinished.unlink(missing_ok=True)
-            return True
-        if (self.path / WEIGHTS).exists():
+        stopped = self.checkpoint.exists()
+        if stopped and not self.resume:
+            what = f"file '{self.checkpoint}': left by a run that was stopped, allowed none"
+            raise RmpDeployError(f"{what}. Go on with --resume, or train into another folder.")
+        if not stopped and (self.path / WEIGHTS).exists():
             what = f"run '{self.path}': holds a trained network, allowed a new folder"
             raise RmpDeployError(f"{what}. Train into another one, or remove it.")
-        return False
+        for name in (checkpoint.FILE, METRICS, LAYERS, DIAGNOSTICS, WEIGHTS, CONFIG):
+            for unfinished in self.path.glob(f".{name}.*"):
+                unfinished.unlink(missing_ok=True)
+        return stopped
 
 
 def train(
@@ -138,7 +139,20 @@ class _Training:
             if len(self.history) < self.state.epoch:
                 what = f"epochs = {len(self.history)}, allowed >= {self.state.epoch} as in {checkpoint.FILE}"
                 raise RmpDeployError(f"file '{folder.path / DIAGNOSTICS}': {what}. Train into another folder.")
+        self._check_same_in_all_processes()
         self.written, self.cost = time.perf_counter(), 0.0  # the last checkpoint: when, and what it took [s]
+
+    def _check_same_in_all_processes(self) -> None:
+        """Processes that differ would train together, each its own network, and nobody would know."""
+        digest = hashlib.sha256(json.dumps([self.identity, self.state.epoch, self.state.step]).encode())
+        for name, tensor in self.model.state_dict().items():
+            digest.update(
+                name.encode() + tensor.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy().tobytes()
+            )
+        mine = torch.frombuffer(bytearray(digest.digest()), dtype=torch.uint8)
+        if any(not torch.equal(mine, other) for other in self.processes.gather(mine)):
+            what = "config, data, weights or checkpoint differ between the processes, allowed the same in all"
+            raise RmpDeployError(f"training: {what}. Start them with one config and one folder.")
 
     def run(self, on_epoch: OnEpoch, on_step: OnStep) -> TrainResult:
         with ExitStack() as stack:
@@ -218,7 +232,10 @@ class _Training:
         steps, lr = state.step, state.learning_rate()
         state.scheduler.step()
         m = config.model
-        found = evaluate(self.model, self.held_out, m.encoding, m.T, self.processes)
+        try:
+            found = evaluate(self.model, self.held_out, m.encoding, m.T, self.processes)
+        except NotFiniteError as e:
+            raise RmpDeployError(f"training: epoch {state.epoch}, after step {steps - 1}: {e}") from e
         weight = weight_at(state.epoch, config.epochs, config.rmp_loss.k, config.rmp_loss.schedule)
         loss, rmp_loss = (state.sums / steps).tolist()
         right = state.correct / state.seen
@@ -251,7 +268,8 @@ class _Training:
             raise KeyboardInterrupt(f"Checkpoint at {where}: '{self.folder.checkpoint}'. Go on with --resume.")
 
     def _stop(self, what: str, x: Tensor) -> NoReturn:
-        layer = first_not_finite(self.model, x)
+        with autocast(self.processes.device, self.config.amp):
+            layer = first_not_finite(self.model, x)
         place = f"epoch {self.state.epoch}, step {self.state.step}"
         first = f"; first: {layer}" if layer else ""
         raise RmpDeployError(f"training: {what} in {place}{first}. Lower lr.")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,11 +17,13 @@ from rmp_deploy.files import write_atomically
 from rmp_deploy.training.checkpoint import read_tensors
 from rmp_deploy.training.config import TrainConfig, from_dict
 from rmp_deploy.training.data import Samples, load_splits
+from rmp_deploy.training.data.samples import MAX_CLASSES
 from rmp_deploy.training.diagnostics import History
 from rmp_deploy.training.metrics import EpochMetrics, write_metrics
 from rmp_deploy.training.networks import n_classes, network, sample_shape
 
 CONFIG, WEIGHTS = "config.json", "model.safetensors"
+MAX_VALUES = 2**24  # of one sample at one step
 
 
 @dataclass(frozen=True)
@@ -89,7 +92,7 @@ def read_run(run: str | Path) -> Run:
         raise RmpDeployError(
             f"run '{run}': {Path(str(e.filename)).name} cannot be read ({e.strerror}). Train first."
         ) from e
-    except (ValueError, AttributeError, KeyError, TypeError, SafetensorError) as e:
+    except (ValueError, AttributeError, KeyError, TypeError, RecursionError, OverflowError, SafetensorError) as e:
         raise RmpDeployError(f"run '{run}': malformed ({e}). Train it again.") from e
     task = task or Task.of(config, load_splits(config.data, image_size=config.image_size, T=config.model.T)[0])
     model = network(config.model, task.shape, task.n_classes)
@@ -102,4 +105,9 @@ def read_run(run: str | Path) -> Run:
 
 
 def _task(values: dict[str, Any]) -> Task:
-    return Task(str(values["data"]), tuple(int(n) for n in values["shape"]), int(values["n_classes"]))
+    """Raises ValueError for sizes that no data set has: a network is allocated for them."""
+    shape, classes = values["shape"], values["n_classes"]
+    sizes = [*shape, classes] if isinstance(shape, list) else [None]
+    if any(type(n) is not int or n < 1 for n in sizes) or math.prod(shape) > MAX_VALUES or classes > MAX_CLASSES:
+        raise ValueError(f"shape = {str(shape)[:80]}, n_classes = {str(classes)[:40]}")
+    return Task(str(values["data"]), tuple(shape), classes)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+import warnings
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -90,8 +92,6 @@ class State:
             "seen": self.seen,
             "seconds": self.seconds,
             "metrics": [asdict(m) for m in self.metrics],
-            "param_groups": optimizer["param_groups"],
-            "scheduler": self.scheduler.state_dict(),
             "scaler": self.scaler.state_dict(),
         }
         if processes.is_first:
@@ -106,17 +106,16 @@ class State:
         values, tensors = checkpoint.read(path)
         try:
             checkpoint.check_same_run(path, values["run"], run)
+            self._take_counters(values, run["config"], int(run["data"]["train"]["shape"][0]))
+            _check_alike(_under("model/", tensors), self.model.state_dict())
             self.model.load_state_dict(_under("model/", tensors))
             of_parameters: dict[int, dict[str, Tensor]] = {}
             for name, tensor in _under("optimizer/", tensors).items():
                 index, what = name.split("/")
                 of_parameters.setdefault(int(index), {})[what] = tensor
-            self.optimizer.load_state_dict({"state": of_parameters, "param_groups": values["param_groups"]})
-            self.scheduler.load_state_dict(values["scheduler"])
+            self._take_momentum(of_parameters)
             self.scaler.load_state_dict(values["scaler"])
-            self.metrics = [EpochMetrics(**m) for m in values["metrics"]]
-            self.epoch, self.step = int(values["epoch"]), int(values["step"])
-            self.correct, self.seen, self.seconds = values["correct"], values["seen"], values["seconds"]
+            _check_alike({"sums": tensors["sums"]}, {"sums": self.sums})
             self.sums.copy_(tensors["sums"])
             self.order = tensors["random/order"]
             self.generators["order"].set_state(self.order)
@@ -125,8 +124,39 @@ class State:
             torch.set_rng_state(tensors[f"random/torch/{processes.rank}"])
             if processes.device.type == "cuda":
                 torch.cuda.set_rng_state(tensors[f"random/cuda/{processes.rank}"], processes.device)
-        except (KeyError, TypeError, ValueError, AttributeError, RuntimeError) as e:
+        except (KeyError, TypeError, ValueError, AttributeError, RuntimeError, OverflowError) as e:
             raise checkpoint.malformed(path, " ".join(str(e).split())) from e
+
+    def _take_counters(self, values: dict[str, Any], config: dict[str, Any], samples: int) -> None:
+        """Where the run stands; raises ValueError for what no run of `config` on so many samples can have."""
+        steps = -(-samples // config["batch"])
+        limits = {"epoch": config["epochs"], "step": steps, "seen": samples, "correct": values["seen"]}
+        for what, limit in limits.items():
+            if type(values[what]) is not int or not 0 <= values[what] <= limit:
+                raise ValueError(f"{what} = {values[what]!r}, allowed 0..{limit}")
+        if type(values["seconds"]) is not float or not 0 <= values["seconds"] < math.inf:
+            raise ValueError(f"seconds = {values['seconds']!r}, allowed a number >= 0")
+        self.metrics = [EpochMetrics(**m) for m in values["metrics"]]
+        if len(self.metrics) != values["epoch"] or bool(values["step"]) != bool(values["seen"]):
+            raise ValueError("metrics, samples and steps of different epochs")
+        self.epoch, self.step, self.correct, self.seen = (values[k] for k in ("epoch", "step", "correct", "seen"))
+        self.seconds = values["seconds"]
+
+    def _take_momentum(self, of_parameters: dict[int, dict[str, Tensor]]) -> None:
+        """The optimizer's buffers; its settings are the config's, and the schedule is walked to the epoch again."""
+        parameters = [p for group in self.optimizer.param_groups for p in group["params"]]
+        has = bool(self.optimizer.defaults["momentum"]) and (self.epoch, self.step) != (0, 0)
+        wanted = {i: {"momentum_buffer": p} for i, p in enumerate(parameters)} if has else {}
+        if set(of_parameters) != set(wanted):
+            raise ValueError(f"momentum of {len(of_parameters)} parameters, allowed {len(wanted)}")
+        for index, buffers in wanted.items():
+            _check_alike(of_parameters[index], buffers)
+        groups = self.optimizer.state_dict()["param_groups"]
+        self.optimizer.load_state_dict({"state": of_parameters, "param_groups": groups})
+        with warnings.catch_warnings():  # torch warns of a schedule that is walked before the optimizer
+            warnings.simplefilter("ignore", UserWarning)
+            for _ in range(self.epoch):
+                self.scheduler.step()
 
     def learning_rate(self) -> float:
         return float(self.optimizer.param_groups[0]["lr"])
@@ -152,6 +182,14 @@ def _parameters(config: TrainConfig, model: nn.Module) -> list[dict[str, Any]]:
     decayed = {m.weight for m in synapses}
     rest = [p for p in model.parameters() if p not in decayed]
     return [{"params": [p for p in model.parameters() if p in decayed]}, {"params": rest, "weight_decay": 0.0}]
+
+
+def _check_alike(found: Mapping[str, Tensor], wanted: Mapping[str, Tensor]) -> None:
+    """Raise ValueError unless both have the same names, shapes and types."""
+    theirs, ours = ({n: (tuple(t.shape), t.dtype) for n, t in each.items()} for each in (found, wanted))
+    for name in {**ours, **theirs}:
+        if theirs.get(name) != ours.get(name):
+            raise ValueError(f"{name} = {theirs.get(name, 'none')}, allowed {ours.get(name, 'none')}")
 
 
 def _under(prefix: str, tensors: dict[str, Tensor]) -> dict[str, Tensor]:

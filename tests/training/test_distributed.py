@@ -172,6 +172,42 @@ def test_global_batch_norm_is_batch_norm_of_the_whole_batch(tmp_path, kind, shap
     assert type(layer) is kind
 
 
+def test_global_batch_norm_of_half_precision_is_computed_in_float32(tmp_path):
+    """More values of a channel than float16 counts, under autocast as in mixed precision."""
+    x = torch.rand(2, 3, 200, 200, generator=torch.Generator().manual_seed(1))
+
+    def parts():
+        layer, found = nn.BatchNorm2d(3), []
+        with processes("cpu") as both, global_batch_norm(layer):
+            for dtype in (torch.float16, torch.bfloat16):
+                mine = torch.tensor_split(x.to(dtype), 2)[both.rank].requires_grad_()
+                y = layer(mine)
+                y.sum().backward()
+                found += [y.detach(), mine.grad]
+        return (*found, layer.running_mean)
+
+    first, second = in_processes(2, parts, tmp_path)
+    layer = nn.BatchNorm2d(3)
+    for i, dtype in enumerate((torch.float16, torch.bfloat16)):
+        y = torch.cat([first[2 * i], second[2 * i]])
+        assert y.dtype == first[2 * i + 1].dtype == dtype
+        torch.testing.assert_close(y, layer(x.to(dtype)).detach(), rtol=2e-2, atol=1e-3)
+    torch.testing.assert_close(first[-1], layer.running_mean, rtol=1e-4, atol=1e-4)
+
+
+def test_processes_of_different_runs_do_not_train_together(samples, tmp_path):
+    def parts():
+        rank = int(os.environ["RANK"])
+        try:
+            train(TrainConfig(data=str(samples), epochs=1, model=MODEL, seed=7 + rank))
+        except RmpDeployError as e:
+            return str(e)
+        return "trained"
+
+    for said in in_processes(2, parts, tmp_path):
+        assert "differ between the processes" in said
+
+
 def test_static_images_keep_their_shortcut(tmp_path):
     """One pass for T equal steps, as with a plain BatchNorm: its running variance is corrected for B samples alike."""
     x = torch.rand(6, 1, 4, 4, generator=torch.Generator().manual_seed(1))

@@ -8,6 +8,8 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import load as load_tensors
+from safetensors.torch import save as save_tensors
 
 from rmp_deploy.errors import RmpDeployError
 from rmp_deploy.training import data
@@ -84,6 +86,29 @@ def test_a_folder_that_is_not_its_run_is_refused(small_run, tmp_path):
 def test_a_diverging_loss_stops_with_its_place():
     with pytest.raises(RmpDeployError, match="loss = nan in epoch 0, step"):
         train(replace(SMALL, lr=1e30))
+
+
+def test_a_network_that_diverges_in_the_last_step_stops_with_its_place(tmp_path):
+    """What the last update of an epoch did is seen by the evaluation alone."""
+    rng = np.random.default_rng(0)
+    np.savez(tmp_path / "few.npz", x=rng.random((75, 1, 8, 8), np.float32), y=np.arange(75) % 3)
+    once = replace(SMALL, data=str(tmp_path / "few.npz"), epochs=1, batch=60, lr=1e38)
+    with pytest.raises(RmpDeployError, match=r"training: epoch 0, after step 0: .* = NaN or infinite, allowed finite"):
+        train(once)
+
+
+def test_sizes_of_a_run_folder_are_checked_before_a_network_is_allocated(small_run, tmp_path):
+    _, folder = small_run
+    (tmp_path / "config.json").write_bytes((folder / "config.json").read_bytes())
+    weights = load_tensors((folder / "model.safetensors").read_bytes())
+    for shape, classes in (([-1, 8, 8], 10), ([1, 8, 8], 10**12), ([1, 4_000_000, 4_000_000], 10), ("188", 10)):
+        task = json.dumps({"data": "digits", "shape": shape, "n_classes": classes})
+        (tmp_path / "model.safetensors").write_bytes(save_tensors(weights, {"task": task}))
+        with pytest.raises(RmpDeployError, match="malformed"):
+            load_run(tmp_path)
+    (tmp_path / "config.json").write_text("[" * 100_000)
+    with pytest.raises(RmpDeployError, match="malformed"):
+        load_run(tmp_path)
 
 
 def test_npz_files(tmp_path):

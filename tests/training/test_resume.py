@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import signal
 import subprocess
@@ -265,13 +266,24 @@ def test_damaged_and_foreign_checkpoints_are_refused(stopped):
     values, tensors = checkpoint.read(file)
     for broken, said in (
         ({"run": values["run"]}, "not a whole checkpoint"),
-        ({**values, "param_groups": 3}, "not a whole checkpoint"),
+        ({**values, "epoch": -1}, "epoch = -1, allowed 0..3"),
+        ({**values, "epoch": math.inf}, "epoch = inf, allowed 0..3"),
+        ({**values, "step": 1000}, "step = 1000, allowed 0.."),
+        ({**values, "step": 1.9}, "step = 1.9, allowed 0.."),
+        ({**values, "seen": "all"}, "not a whole checkpoint"),
+        ({**values, "metrics": values["metrics"][:-1]}, "of different epochs"),
         ({**values, "metrics": [{"what": 1}]}, "not a whole checkpoint"),
     ):
         checkpoint.write(file, broken, tensors)
         assert said in refused(stopped)
     checkpoint.write(file, values, {n: t for n, t in tensors.items() if n != "model/fc2.layer.bias"})
     assert "fc2.layer.bias" in refused(stopped)
+    checkpoint.write(file, values, tensors | {"model/fc2.layer.bias": tensors["model/fc2.layer.bias"].double()})
+    assert "fc2.layer.bias = ((10,), torch.float64), allowed ((10,), torch.float32)" in refused(stopped)
+    checkpoint.write(file, values, tensors | {"optimizer/0/momentum_buffer": torch.zeros(3)})
+    assert "momentum_buffer = ((3,), torch.float32), allowed" in refused(stopped)
+    checkpoint.write(file, values, {n: t for n, t in tensors.items() if n != "optimizer/0/momentum_buffer"})
+    assert "momentum of" in refused(stopped)
 
 
 def test_a_diagnostics_file_that_is_gone_is_missed(stopped):
@@ -283,6 +295,12 @@ def test_what_a_killed_run_was_writing_is_removed_when_it_is_resumed(stopped, wh
     (stopped / f".{checkpoint.FILE}.abc123").write_bytes(b"half")
     train(CONFIG, folder=Folder(stopped, resume=True))
     same_files(whole, stopped)
+
+
+def test_what_a_run_killed_in_its_first_checkpoint_was_writing_is_removed_too(tmp_path):
+    (tmp_path / f".{checkpoint.FILE}.abc123").write_bytes(b"half")
+    assert not Folder(tmp_path, resume=True).prepare()
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_a_run_knows_its_network_without_its_data_and_an_old_one_with_them(whole, tmp_path):
