@@ -193,4 +193,7 @@ def load_history(path: str | Path) -> list[dict[str, LayerDiagnostics]]:
 def _is_layer(counts: npt.NDArray[Any], spikes: npt.NDArray[Any], *errors: npt.NDArray[Any]) -> bool:
     integers = counts.dtype == spikes.dtype == np.int64
     numbers = all(e.dtype == np.float64 and e.ndim == 1 for e in errors)
-    return bool(integers and numbers and spikes.ndim == 1 and counts.shape[1:] == (BINS,))
+    if not (integers and numbers and spikes.ndim == 1 and counts.shape[1:] == (BINS,) and len(counts) == len(spikes)):
+        return False
+    potentials = counts.sum(1)
+    return bool((counts >= 0).all() and (potentials > 0).all() and ((spikes >= 0) & (spikes <= potentials)).all())

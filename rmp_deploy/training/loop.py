@@ -136,6 +136,9 @@ class _Training:
             self.state.restore(folder.checkpoint, self.identity, all_processes)
             if self.state.epoch:
                 self.history = load_history(folder.path / DIAGNOSTICS)[: self.state.epoch]
+            if any(set(layers) != set(self.rmp_loss.layers) for layers in self.history):
+                what = "layers of another network, allowed those of this run"
+                raise RmpDeployError(f"file '{folder.path / DIAGNOSTICS}': {what}. Train into another folder.")
             if len(self.history) < self.state.epoch:
                 what = f"epochs = {len(self.history)}, allowed >= {self.state.epoch} as in {checkpoint.FILE}"
                 raise RmpDeployError(f"file '{folder.path / DIAGNOSTICS}': {what}. Train into another folder.")

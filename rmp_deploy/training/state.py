@@ -147,6 +147,8 @@ class State:
         parameters = [p for group in self.optimizer.param_groups for p in group["params"]]
         has = bool(self.optimizer.defaults["momentum"]) and (self.epoch, self.step) != (0, 0)
         wanted = {i: {"momentum_buffer": p} for i, p in enumerate(parameters)} if has else {}
+        if self.scaler.is_enabled() and not of_parameters:
+            wanted = {}  # every step so far was left out
         if set(of_parameters) != set(wanted):
             raise ValueError(f"momentum of {len(of_parameters)} parameters, allowed {len(wanted)}")
         for index, buffers in wanted.items():

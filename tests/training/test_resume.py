@@ -291,6 +291,17 @@ def test_a_diagnostics_file_that_is_gone_is_missed(stopped):
     assert "diagnostics.npz': cannot be read" in refused(stopped)
 
 
+def test_diagnostics_of_another_network_or_of_no_potentials_are_refused(stopped):
+    file = stopped / "diagnostics.npz"
+    with np.load(file) as found:
+        arrays = dict(found)
+    other = {name.replace("lif1", "lif9"): values for name, values in arrays.items()}
+    np.savez(file, **other)
+    assert "layers of another network" in refused(stopped)
+    np.savez(file, **{n: np.zeros_like(v) if n.startswith("counts/") else v for n, v in arrays.items()})
+    assert "arrays of other bins, types or lengths" in refused(stopped)
+
+
 def test_what_a_killed_run_was_writing_is_removed_when_it_is_resumed(stopped, whole):
     (stopped / f".{checkpoint.FILE}.abc123").write_bytes(b"half")
     train(CONFIG, folder=Folder(stopped, resume=True))
