@@ -102,7 +102,7 @@ class _LIF(torch.autograd.Function):
             _leak(None if t == 0 else v, decay, x_t, out=u_t)
             torch.gt(u_t, v_threshold, out=s_t)
             if options.distance_power is not None:  # while the step is in the cache; v holds nothing now
-                signed = _signed_distance(u_t, s_t, v_threshold, out=v)
+                signed = signed_distance(u_t, s_t, v_threshold, out=v)
                 distance += (signed.abs_() if options.distance_power == 1 else signed.square_()).sum(dtype=exact)
             if t < len(x) - 1:
                 _after_reset(u_t, s_t, v_threshold, v_reset, options.reset, out=v)
@@ -113,9 +113,10 @@ class _LIF(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor | None) -> tuple[Tensor | None, ...]:
-        d_spikes, d_u, d_distance = grads
+        d_spikes, d_u, d_mean = grads
         o: Options = ctx.options
         u, spikes, *tensors = ctx.saved_tensors
+        d_distance = None if d_mean is None else d_mean / u.numel()
         kept = iter(tensors)
         decay, v_threshold, v_reset = (next(kept) if number is None else number for number in ctx.numbers)
         d_x, scratch = torch.empty_like(u), torch.empty_like(u[0])
@@ -144,8 +145,8 @@ class _LIF(torch.autograd.Function):
             if d_u is not None:
                 du.add_(d_u[t])
             if d_distance is not None and o.distance_power is not None:
-                signed = _signed_distance(u_t, s_t, v_threshold, out=scratch)
-                du.addcmul_(signed.sign_() if o.distance_power == 1 else signed.mul_(2), d_distance / u.numel())
+                signed = signed_distance(u_t, s_t, v_threshold, out=scratch)
+                du.addcmul_(signed.sign_() if o.distance_power == 1 else signed.mul_(2), d_distance)
             if t > 0:
                 if d_decay is not None:
                     before = _after_reset(u[t - 1], spikes[t - 1], v_threshold, v_reset, o.reset, out=scratch)
@@ -228,7 +229,7 @@ def _of_spikes(
     return out if v_reset == 0 else out.add_(d_v, alpha=v_reset)
 
 
-def _signed_distance(u: Tensor, spikes: Tensor, v_threshold: Tensor | float, out: Tensor) -> Tensor:
+def signed_distance(u: Tensor, spikes: Tensor, v_threshold: Tensor | float, out: Tensor) -> Tensor:
     """u less the nearer of 0 and 1, which is the spike where the threshold lies in the middle."""
     middle = 0.5
     in_the_middle = not isinstance(v_threshold, Tensor) and v_threshold == middle
