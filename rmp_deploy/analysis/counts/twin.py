@@ -3,11 +3,35 @@
 from __future__ import annotations
 
 import math
+from dataclasses import dataclass
 
 from rmp_deploy.analysis.counts.fan_out import SYNAPSES, fan_out
 from rmp_deploy.analysis.counts.shortcut import is_shortcut
-from rmp_deploy.analysis.counts.table import Twin, TwinLayer
 from rmp_deploy.ir.graph import SpikingGraph
+
+
+@dataclass(frozen=True)
+class TwinLayer:
+    """Dense multiply-accumulates of one layer for one sample, with zero padding left out and with it counted."""
+
+    layer: str
+    macs: int
+    macs_with_padding: int
+
+
+@dataclass(frozen=True)
+class Twin:
+    """The ANN of the same layers: one pass over one sample."""
+
+    layers: tuple[TwinLayer, ...]
+
+    @property
+    def macs(self) -> int:
+        return sum(row.macs for row in self.layers)
+
+    @property
+    def macs_with_padding(self) -> int:
+        return sum(row.macs_with_padding for row in self.layers)
 
 
 def twin(graph: SpikingGraph) -> Twin:
