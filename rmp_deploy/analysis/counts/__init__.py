@@ -13,7 +13,19 @@ Counts add up: over samples, and over the shards of a data set.
 
 from rmp_deploy.analysis.counts.count import check, count
 from rmp_deploy.analysis.counts.fan_out import fan_out
-from rmp_deploy.analysis.counts.table import Counts, InputKind, LayerCounts
+from rmp_deploy.analysis.counts.table import ACTIVITY, Counts, InputKind, LayerCounts, Spread
 from rmp_deploy.analysis.counts.twin import Twin, TwinLayer, twin
 
-__all__ = ["Counts", "InputKind", "LayerCounts", "Twin", "TwinLayer", "check", "count", "fan_out", "twin"]
+__all__ = [
+    "ACTIVITY",
+    "Counts",
+    "InputKind",
+    "LayerCounts",
+    "Spread",
+    "Twin",
+    "TwinLayer",
+    "check",
+    "count",
+    "fan_out",
+    "twin",
+]
