@@ -10,6 +10,7 @@ PIP     := $(BIN)/python -m pip
 PIP_RUN := $(PIP) --disable-pip-version-check install --quiet -c constraints.txt
 LAVA    := lava-nc==0.10.0
 PEERS   := "spikingjelly==2.0.0; python_version >= '3.11'" norse==1.1.0
+COUNTERS := neurobench==2.3.0 "syops==0.0.5; python_version >= '3.11'" sinabs==3.1.3
 TONIC   := tonic==1.7.0
 
 .PHONY: demo test lint bench clean install
@@ -34,7 +35,8 @@ install: $(STAMP)
 # lava-nc 0.10.0 declares Python <3.11 but runs on 3.11-3.13 with rmp_deploy.converters.lava.compat.
 # There it is installed without its (older) pins, after its dependencies, which the extra `lava` brings. SpikingJelly and
 # Norse are installed without torchvision, matplotlib and more, which their neurons do not need; see the extra `bench`.
-# So is tonic; see the extra `events`. Pillow is the part of the extra `vision` that works beside any torch.
+# So are NeuroBench, syops and sinabs, whose counts ours are compared with, and tonic; see the extra `events`. Pillow is
+# the part of the extra `vision` that works beside any torch.
 # lava-dl (also Python <3.11 by its own word) is the judge of what we write as .net.
 $(STAMP): pyproject.toml constraints.txt Makefile
 	@test -L rmp_deploy/converters || { echo "error: rmp_deploy/converters is not a symlink. Run 'git config core.symlinks true' and check out again."; exit 2; }
@@ -44,7 +46,7 @@ $(STAMP): pyproject.toml constraints.txt Makefile
 	@$(PIP_RUN) -e ".[train,lava,nir,netx,events,tensorboard,bench,dev]" pillow
 	@$(BIN)/python -c 'import sys; sys.exit(sys.version_info < (3, 11))' || exit 0; \
 	    $(PIP) --disable-pip-version-check install --quiet --no-deps --ignore-requires-python "$(LAVA)"
-	@$(PIP_RUN) --no-deps $(PEERS) $(TONIC)
+	@$(PIP_RUN) --no-deps $(PEERS) $(COUNTERS) $(TONIC)
 	@$(PIP_RUN) --no-deps --ignore-requires-python lava-dl
 	@touch $@
 

@@ -53,3 +53,10 @@ def test_every_dependency_is_pinned():
     lines = [line for line in (ROOT / "constraints.txt").read_text().splitlines() if line and not line.startswith("#")]
     assert all("==" in line for line in lines)
     assert asked <= {line.split("==")[0].lower() for line in lines}
+
+
+def test_what_the_makefile_installs_on_its_own_is_pinned_to_the_same_version():
+    """Their declared dependencies would change torch, numpy or nir: one version of each, in both files."""
+    own = re.findall(r"[\w-]+==[\d.]+", re.sub(r"^#.*", "", (ROOT / "Makefile").read_text(), flags=re.M))
+    assert {"neurobench==2.3.0", "sinabs==3.1.3", "spikingjelly==2.0.0", "syops==0.0.5"} <= set(own)
+    assert set(own) <= set((ROOT / "constraints.txt").read_text().splitlines())
