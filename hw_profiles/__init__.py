@@ -9,9 +9,29 @@ import os
 from pathlib import Path
 
 from rmp_deploy.errors import RmpDeployError
-from rmp_deploy.hw_profiles.schema import LIMITS, TERMS, Figure, HardwareProfile, Limit, Price, Term, read
+from rmp_deploy.hw_profiles.figures import Barrier, Figure, Limit, Memory, Price, Quantity, WholeTask
+from rmp_deploy.hw_profiles.reading import read
+from rmp_deploy.hw_profiles.schema import LATENCIES, LIMITS, MESH, ROUTES, STATIC, TERMS, HardwareProfile, Term
 
-__all__ = ["LIMITS", "TERMS", "Figure", "HardwareProfile", "Limit", "Price", "Term", "load", "names"]
+__all__ = [
+    "LATENCIES",
+    "LIMITS",
+    "MESH",
+    "ROUTES",
+    "STATIC",
+    "TERMS",
+    "Barrier",
+    "Figure",
+    "HardwareProfile",
+    "Limit",
+    "Memory",
+    "Price",
+    "Quantity",
+    "Term",
+    "WholeTask",
+    "load",
+    "names",
+]
 
 _FOLDER = Path(__file__).parent
 

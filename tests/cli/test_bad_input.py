@@ -54,7 +54,7 @@ def folder(tmp_path):
     (tmp_path / "text.npz").write_text("not an archive")
     (tmp_path / "bad.toml").write_text("epoch = 3\n")
     (tmp_path / "negative.toml").write_text(
-        'name = "n"\ntitle = "t"\n[terms.ac]\nvalue = -1\nunit = "pJ"\nscope = "per_term"\n'
+        'name = "n"\ntitle = "t"\nprecision = "unstated"\n[terms.ac]\nvalue = -1\nunit = "pJ"\nscope = "per_term"\n'
         'evidence = "measured"\nsource = "s"\n'
     )
     (tmp_path / "occupied").write_text("a file where a folder should be")

@@ -63,7 +63,7 @@ def test_a_profile_that_is_no_chip_adds_nothing(capsys):
     assert "\n0 warnings\n" in capsys.readouterr().out
 
 
-HEAD = 'name = "c"\ntitle = "t"\n[terms]\n'
+HEAD = 'name = "c"\ntitle = "t"\nprecision = "unstated"\n[terms]\n'
 CORES = '[limits.cores]\nvalue = 1\nunit = "core"\nscope = "chip"\nevidence = "published"\n'
 BAD = {
     'name = "c"\n': "key 'title' is missing",

@@ -24,7 +24,7 @@ def chip(tmp_path):
     """A profile of a small chip, by the limits that are given."""
 
     def write(**limits):
-        text = 'name = "small"\ntitle = "a chip"\n[terms]\n'
+        text = 'name = "small"\ntitle = "a chip"\nprecision = "unstated"\n[terms]\n'
         text += "".join(
             LIMIT.format(name, value, LIMITS[name].unit, LIMITS[name].scope) for name, value in limits.items()
         )

@@ -25,7 +25,7 @@ LOIHI2 = ("--profile", "loihi2", "--data", DIGITS)
 def profile(folder, **limits):
     """A profile with these limits alone."""
     kinds = {"weight_bits": ("bit", "synapse"), "graded_spike_bits": ("bit", "spike")}
-    lines = ['name = "small"', 'title = "t"', "[terms.ac]", 'value = "unknown"', 'why = "w"']
+    lines = ['name = "small"', 'title = "t"', 'precision = "unstated"', "[terms.ac]", 'value = "unknown"', 'why = "w"']
     for name, value in limits.items():
         unit, scope = kinds.get(name, ("bit", "neuron"))
         lines += [f"[limits.{name}]", f"value = {value}", f'unit = "{unit}"', f'scope = "{scope}"']

@@ -10,6 +10,7 @@ from rmp_deploy.ir.reference_loihi import STATE_LIMIT
 GOOD = """
 name = "chip"
 title = "a chip"
+precision = "unstated"
 [terms.ac]
 value = 5
 unit = "pJ"
@@ -58,9 +59,8 @@ def test_loihi1():
         "mac", "residual_add", "pool_add", "pool_or", "conversion",
     }  # fmt: skip
     assert all(p.figure.evidence == "simulated" for p in profile.prices.values() if p.figure)
-    assert {name: p.joule for name, p in profile.uncounted.items()} == {
-        "hop_east_west": 3e-12, "hop_north_south": 4e-12, "stdp_update": 120e-12,
-    }  # fmt: skip
+    assert {name: p.joule for name, p in profile.uncounted.items()} == {"stdp_update": 120e-12}
+    assert (profile.routing["hop_east_west"].joule, profile.routing["hop_north_south"].joule) == (3e-12, 4e-12)
     assert {name: limit.value for name, limit in profile.limits.items()} == {
         "cores": 128, "neurons_per_core": 1024, "input_axons_per_core": 4096, "output_axons_per_core": 4096,
         "synapse_memory_per_core": 131072, "synapses_per_core": 8 * 131072, "thresholds_per_core": 8, "weight_bits": 9,
@@ -137,7 +137,7 @@ BAD = {
         GOOD + '[terms.gpu]\nvalue = "unknown"\nwhy = "w"\n',
         r"terms: unknown key 'gpu', allowed mac, ac",
     ),
-    "unknown top key": ('colour = "red"\n' + GOOD, r"unknown key 'colour', allowed name, title, terms"),
+    "unknown top key": ('colour = "red"\n' + GOOD, r"unknown key 'colour', allowed name, title, precision, terms"),
     "negative": (GOOD.replace("= 5", "= -1"), r"terms\.ac: value = -1 pJ, allowed 0\.\."),
     "nan": (GOOD.replace("= 5", "= nan"), r"value = nan pJ"),
     "infinite": (GOOD.replace("= 5", "= inf"), r"value = inf pJ"),
@@ -145,10 +145,13 @@ BAD = {
     "text": (GOOD.replace("= 5", '= "5"'), r"value = '5' pJ, allowed .*unknown"),
     "huge": (GOOD.replace("= 5", "= 0x" + "f" * 9000), r"value = .{1,60} pJ"),
     "more digits than an int may have": (GOOD.replace("= 5", "= " + "9" * 9000), "not TOML"),
-    "unknown unit": (GOOD.replace('"pJ"', '"kWh"'), r"unit = 'kWh', allowed one of J, nJ, pJ, fJ"),
+    "unknown unit": (GOOD.replace('"pJ"', '"kWh"'), r"unit = 'kWh', allowed one of J, mJ, uJ, nJ, pJ, fJ"),
     "unit is a list": (GOOD.replace('"pJ"', "[[]]"), r"unit = \[\[\]\], allowed one of J"),
-    "unknown scope": (GOOD.replace('"per_term"', '"total"'), r"scope = 'total', allowed per_term or all_in"),
-    "unknown evidence": (GOOD.replace('"measured"', '"rumour"'), r"evidence = 'rumour', allowed measured or simulated"),
+    "unknown scope": (GOOD.replace('"per_term"', '"total"'), r"scope = 'total', allowed one of per_term, all_in"),
+    "unknown evidence": (
+        GOOD.replace('"measured"', '"rumour"'),
+        r"evidence = 'rumour', allowed one of measured, simulated",
+    ),
     "empty source": (GOOD.replace('"a paper, Table 1"', '" "'), r"source = ' ', allowed a text"),
     "unknown without why": (GOOD + '[terms.mac]\nvalue = "unknown"\n', r"terms\.mac: key 'why' is missing"),
     "unknown with a unit": (
@@ -166,8 +169,11 @@ BAD = {
     ),
     "included in itself": (GOOD + '[terms.mac]\nincluded_in = ["mac", "ac"]\nwhy = "w"\n', r"terms\.mac\.included_in"),
     "included and priced": (GOOD + 'included_in = ["mac"]\nwhy = "w"\n', r"terms\.ac: unknown key 'value'"),
-    "term is a number": ('name = "c"\ntitle = "t"\n[terms]\nac = 5\n', r"terms\.ac: value = 5, allowed a table"),
-    "no terms": ('name = "c"\ntitle = "t"\n', r"key 'terms' is missing"),
+    "term is a number": (
+        'name = "c"\ntitle = "t"\nprecision = "int8"\nprecision_source = "s"\n[terms]\nac = 5\n',
+        r"terms\.ac: value = 5, allowed a table",
+    ),
+    "no terms": ('name = "c"\ntitle = "t"\nprecision = "unstated"\n', r"key 'terms' is missing"),
     "no name": (GOOD.replace('name = "chip"', ""), r"key 'name' is missing"),
     "notes are a text": ('notes = "n"\n' + GOOD, r"notes = 'n', allowed a list"),
     "deep nesting": (GOOD.replace('name = "chip"', "name." + "a." * 2000 + "b = 1"), r"name = \{'a': "),
@@ -176,7 +182,7 @@ BAD = {
     "limit scope": (GOOD + CORES.replace("chip", "core"), r"limits\.cores: scope = 'core', allowed chip"),
     "limit evidence": (
         GOOD + CORES.replace("published", "rumour"),
-        r"cores: evidence = 'rumour', allowed published or software or secondary or derived",
+        r"cores: evidence = 'rumour', allowed one of published, software, secondary, derived",
     ),
     "limit of 0": (GOOD + CORES.replace("2", "0"), r"cores: value = 0, allowed an integer >= 1"),
     "negative limit": (GOOD + CORES.replace("2", "-3"), r"cores: value = -3, allowed an integer >= 1"),
