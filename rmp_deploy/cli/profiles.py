@@ -29,12 +29,11 @@ def run(args: argparse.Namespace) -> int:
     if args.profile:
         out.print(_all_of(chosen[0]))
         return 0
-    table = Table(
-        Column("profile", no_wrap=True), "precision", "mac", "ac", "cores", "neurons per core", "title", box=None
-    )
+    table = Table(Column("profile", no_wrap=True), "precision", "mac", "ac", "cores x neurons", "title", box=None)
     for profile in chosen:
         energies = (_amount(profile.prices[term]) for term in ("mac", "ac"))
-        sizes = " x ".join(count(profile.limits[name].value) for name in ("cores", "neurons_per_core"))
+        cores, neurons = (profile.limits[name].value for name in ("cores", "neurons_per_core"))
+        sizes = MISSING if cores is None else f"{cores:,} x {count(neurons)}"
         _row(table, profile.name, profile.precision, *energies, sizes, profile.title)
     out.print(table)
     return 0
