@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import math
+import sys
+import time
 from dataclasses import asdict, replace
+from datetime import timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -63,7 +67,7 @@ def run(args: argparse.Namespace) -> int:
 def train_with_progress(
     config: TrainConfig, title: str, folder: Folder | None = None, device: str | None = None
 ) -> TrainResult:
-    """Train with a progress bar.
+    """Train with a progress bar; off a terminal with a line on stderr for every epoch, that says the time left.
 
     Raises:
         RmpDeployError: torch is not installed.
@@ -78,9 +82,22 @@ def train_with_progress(
         return train(config, folder=folder, device=device)
     with progress() as bar:
         task = bar.add_task(title, total=config.epochs)
+        last = time.monotonic()
 
         def on_epoch(m: EpochMetrics) -> None:
-            bar.update(task, description=f"{title}: test accuracy {100 * m.test_accuracy:.1f} %")
+            nonlocal last
+            accuracy = f"test accuracy {100 * m.test_accuracy:.1f} %"
+            bar.update(task, description=f"{title}: {accuracy}")
+            if bar.disable:
+                now = time.monotonic()
+                left = timedelta(seconds=round((now - last) * (config.epochs - m.epoch)))  # as long as this one took
+                last = now
+                with contextlib.suppress(OSError):  # nobody reads on: no reason to stop
+                    print(
+                        f"{title}: epoch {m.epoch}/{config.epochs}, loss {m.loss:.3f}, {accuracy}, {left} left",
+                        file=sys.stderr,
+                        flush=True,
+                    )
 
         return train(config, on_epoch, lambda epochs: bar.update(task, completed=epochs), folder, device)
 

@@ -23,7 +23,7 @@ from rmp_deploy.files import write_atomically
 from rmp_deploy.training.data import Samples
 
 FILE = "checkpoint.safetensors"
-FORMAT = "rmp-deploy checkpoint 1"
+FORMAT = "rmp-deploy checkpoint 2"  # 2: with a digest of the diagnostics
 PROBED = 64  # samples whose values tell one data set from another
 
 
@@ -86,8 +86,17 @@ def check_same_run(path: Path, found: Mapping[str, Any], this: Mapping[str, Any]
     for key in {**ours, **theirs}:
         before, now = theirs.get(key, "none"), ours.get(key, "none")
         if before != now:
+            short = str(before)[:80]
             todo = "Resume with what it was trained with, or train into another folder"
-            raise RmpDeployError(f"checkpoint '{path}': {key} = {before}, allowed {now} as this run has. {todo}.")
+            raise RmpDeployError(f"checkpoint '{path}': {key} = {short}, allowed {now} as this run has. {todo}.")
+
+
+def check_alike(found: Mapping[str, Tensor], wanted: Mapping[str, Tensor]) -> None:
+    """Raise ValueError with the first tensor that the one lacks, or whose shape or type differs."""
+    theirs, ours = ({n: (tuple(t.shape), t.dtype) for n, t in each.items()} for each in (found, wanted))
+    for name in {**ours, **theirs}:
+        if theirs.get(name) != ours.get(name):
+            raise ValueError(f"{name} = {theirs.get(name, 'none')}, allowed {ours.get(name, 'none')}")
 
 
 def fingerprint(samples: Samples) -> dict[str, Any]:

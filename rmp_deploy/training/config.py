@@ -9,7 +9,7 @@ from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any, Literal, get_args
 
-from rmp_deploy.errors import RmpDeployError
+from rmp_deploy.errors import RmpDeployError, show
 
 if sys.version_info >= (3, 11):
     import tomllib
@@ -123,9 +123,9 @@ class TrainConfig:
         ]
         for what, value, holds, allowed in limits:
             if not holds:
-                raise RmpDeployError(f"config: {what} = {value!r}, allowed {allowed}. Correct it.")
+                raise RmpDeployError(f"config: {what} = {show(value)}, allowed {allowed}. Correct it.")
         if widths and m.name not in ANY_DEPTH and len(widths) != len(WIDTHS[m.name]):
-            what = f"model.channels = {widths}, allowed {len(WIDTHS[m.name])} widths for {m.name}"
+            what = f"model.channels = {show(widths)}, allowed {len(WIDTHS[m.name])} widths for {m.name}"
             raise RmpDeployError(f"config: {what}. Correct it.")
 
     def as_dict(self) -> dict[str, Any]:
@@ -149,7 +149,7 @@ def load_config(path: str | Path) -> TrainConfig:
     except OSError as e:
         raise RmpDeployError(f"config '{path}': cannot be read ({e.strerror}). Check the path.") from e
     except (ValueError, RecursionError) as e:  # no UTF-8, no TOML, a number of thousands of digits, deep nesting
-        raise RmpDeployError(f"config '{path}': not TOML ({e}). Correct it.") from e
+        raise RmpDeployError(f"config '{path}': not TOML ({str(e)[:100]}). Correct it.") from e
     return from_dict(values)
 
 
@@ -204,7 +204,7 @@ def _build(kind: type, values: dict[str, Any], prefix: str) -> Any:
         if key not in known:
             near = difflib.get_close_matches(key, known, 1)
             hint = f"Did you mean '{near[0]}'?" if near else f"Known keys: {', '.join(known)}."
-            raise RmpDeployError(f"config: key {prefix + key!r} is unknown. {hint}")
+            raise RmpDeployError(f"config: key {show(prefix + key)} is unknown. {hint}")
         default = getattr(kind(), key)
         if key in NESTED:
             arguments[key] = _build(NESTED[key], _typed(prefix + key, value, dict), f"{key}.")
@@ -221,5 +221,5 @@ def _typed(key: str, value: Any, kind: type) -> Any:
     if kind is float and type(value) is int and abs(value) < 2**1000:  # more is no float
         return float(value)
     if type(value) is not kind:
-        raise RmpDeployError(f"config: {key} = {value!r}, allowed {kind.__name__}. Correct its type.")
+        raise RmpDeployError(f"config: {key} = {show(value)}, allowed {kind.__name__}. Correct its type.")
     return value

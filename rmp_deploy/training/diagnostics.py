@@ -6,6 +6,7 @@ docs/rmp_loss.md says how each fact is known.
 
 from __future__ import annotations
 
+import hashlib
 import io
 import math
 from collections.abc import Mapping, Sequence
@@ -158,6 +159,14 @@ def save_history(path: str | Path, history: History) -> Path:
     buffer = io.BytesIO()
     np.savez_compressed(buffer, **arrays)
     return write_atomically(path, buffer.getvalue())
+
+
+def chain(before: str, epoch: Mapping[str, LayerDiagnostics]) -> str:
+    """SHA-256 of one epoch's diagnostics and of the `chain` of all epochs before it, "" where there are none."""
+    digest = hashlib.sha256(before.encode())
+    for name, d in epoch.items():
+        digest.update(f"{name} {d.spikes} {d.quantization_error!r} {d.spike_error!r} ".encode() + d.counts.tobytes())
+    return digest.hexdigest()
 
 
 def load_history(path: str | Path) -> list[dict[str, LayerDiagnostics]]:

@@ -75,7 +75,8 @@ def processes(device: str | None = None) -> Iterator[Processes]:
     there is one.
 
     Raises:
-        RmpDeployError: another device, no such device, or the processes cannot reach each other.
+        RmpDeployError: another device, no such device, or the processes cannot reach each other, now or later: where
+            one ends, what the others wait for never comes.
     """
     device = device or ("cuda" if torch.cuda.is_available() else "cpu")
     if device not in BACKENDS:
@@ -94,5 +95,13 @@ def processes(device: str | None = None) -> Iterator[Processes]:
         raise RmpDeployError(f"training: processes cannot meet ({reason}). Start them with torchrun.") from e
     try:
         yield Processes(torch.device(device), dist.get_rank(), dist.get_world_size())
+    except RuntimeError as e:
+        if not isinstance(e, dist.DistError) and "gloo" not in str(e):  # gloo's own are plain RuntimeErrors
+            raise
+        line = str(e).splitlines()[0]
+        reason = (line.partition("] ")[2] or line).partition(". ")[0]  # without the place in gloo's source, and advice
+        what = f"process {dist.get_rank()} of {dist.get_world_size()} lost another one ({reason})"
+        todo = "Read the message of the one that ended first, then start all of them again with --resume"
+        raise RmpDeployError(f"training: {what}. {todo}.") from e
     finally:
         dist.destroy_process_group()

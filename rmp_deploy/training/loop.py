@@ -6,8 +6,9 @@ import hashlib
 import json
 import time
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass
+from functools import reduce
 from pathlib import Path
 from typing import NoReturn
 
@@ -19,11 +20,13 @@ from rmp_deploy.training import checkpoint, data
 from rmp_deploy.training.amp import autocast, float32_potentials
 from rmp_deploy.training.batches import Batches
 from rmp_deploy.training.config import TrainConfig
-from rmp_deploy.training.diagnostics import LayerDiagnostics, NotFiniteError, load_history
+from rmp_deploy.training.diagnostics import LayerDiagnostics, NotFiniteError, chain, load_history
 from rmp_deploy.training.distributed import Processes, processes
 from rmp_deploy.training.evaluation import evaluate
 from rmp_deploy.training.global_batch_norm import global_batch_norm
 from rmp_deploy.training.interrupt import Interrupt
+from rmp_deploy.training.lock import alone_in
+from rmp_deploy.training.memory import or_not_enough
 from rmp_deploy.training.metrics import DIAGNOSTICS, LAYERS, METRICS, EpochMetrics, write_metrics
 from rmp_deploy.training.networks import build, check_held_out
 from rmp_deploy.training.not_finite import first_not_finite
@@ -59,8 +62,8 @@ class Folder:
     def checkpoint(self) -> Path:
         return self.path / checkpoint.FILE
 
-    def prepare(self) -> bool:
-        """Whether there is a checkpoint to go on from; what a killed run was just writing is removed.
+    def prepare(self, is_first: bool = True) -> bool:
+        """Whether there is a checkpoint to go on from; the first process removes what a killed run was just writing.
 
         Raises:
             RmpDeployError: the folder holds a finished run, or a checkpoint that nobody asked to resume.
@@ -72,10 +75,18 @@ class Folder:
         if not stopped and (self.path / WEIGHTS).exists():
             what = f"run '{self.path}': holds a trained network, allowed a new folder"
             raise RmpDeployError(f"{what}. Train into another one, or remove it.")
-        for name in (checkpoint.FILE, METRICS, LAYERS, DIAGNOSTICS, WEIGHTS, CONFIG):
+        for name in (checkpoint.FILE, METRICS, LAYERS, DIAGNOSTICS, WEIGHTS, CONFIG) if is_first else ():
             for unfinished in self.path.glob(f".{name}.*"):
                 unfinished.unlink(missing_ok=True)
         return stopped
+
+    def left(self) -> str:
+        """What a run that is interrupted at any moment has left here, in words."""
+        if self.checkpoint.exists():
+            return f"The checkpoint of before is whole: '{self.checkpoint}'. Go on with --resume."
+        if (self.path / CONFIG).exists():
+            return f"The run is finished: '{self.path}'."
+        return "There was no checkpoint yet. Train again."
 
 
 def train(
@@ -95,17 +106,24 @@ def train(
 
     Raises:
         RmpDeployError: the data does not fit the network; the loss, a gradient or a potential is not finite (names
-            epoch, step and layer); the folder's checkpoint is of another run, or nobody asked to resume it.
-        KeyboardInterrupt: after Ctrl-C or SIGTERM; says where it can be resumed.
+            epoch, step and layer); the folder's checkpoint is of another run, or nobody asked to resume it; another run
+            trains into the folder; there is not enough memory, or another process is gone.
+        KeyboardInterrupt: after Ctrl-C or SIGTERM; says where it can be resumed. A second Ctrl-C does not wait for the
+            step, and leaves the checkpoint of before.
     """
     threads, deterministic = torch.get_num_threads(), torch.backends.cudnn.deterministic
     torch.set_num_threads(config.threads)
     torch.backends.cudnn.deterministic = True
     try:
-        with processes(device) as all_processes:
+        with processes(device) as all_processes, or_not_enough():
             if not all_processes.is_first:
                 on_epoch, on_step = lambda _: None, lambda _: None
-            return _Training(config, all_processes, folder).run(on_epoch, on_step)
+            with alone_in(folder.path) if folder and all_processes.is_first else nullcontext():
+                return _Training(config, all_processes, folder).run(on_epoch, on_step)
+    except KeyboardInterrupt as e:
+        if e.args or folder is None:
+            raise
+        raise KeyboardInterrupt(folder.left()) from None
     finally:
         torch.set_num_threads(threads)
         torch.backends.cudnn.deterministic = deterministic
@@ -116,7 +134,7 @@ class _Training:
 
     def __init__(self, config: TrainConfig, all_processes: Processes, folder: Folder | None) -> None:
         self.config, self.processes, self.folder = config, all_processes, folder
-        resume = folder is not None and folder.prepare()
+        resume = folder is not None and folder.prepare(all_processes.is_first)
         samples, self.held_out = data.load_splits(config.data, image_size=config.image_size, T=config.model.T)
         self.task = Task.of(config, samples)
         check_held_out(samples, self.held_out)
@@ -134,16 +152,17 @@ class _Training:
         if resume:
             assert folder is not None
             self.state.restore(folder.checkpoint, self.identity, all_processes)
-            if self.state.epoch:
-                self.history = load_history(folder.path / DIAGNOSTICS)[: self.state.epoch]
-            if any(set(layers) != set(self.rmp_loss.layers) for layers in self.history):
-                what = "layers of another network, allowed those of this run"
-                raise RmpDeployError(f"file '{folder.path / DIAGNOSTICS}': {what}. Train into another folder.")
-            if len(self.history) < self.state.epoch:
-                what = f"epochs = {len(self.history)}, allowed >= {self.state.epoch} as in {checkpoint.FILE}"
-                raise RmpDeployError(f"file '{folder.path / DIAGNOSTICS}': {what}. Train into another folder.")
+            self.history = self._diagnostics_so_far(folder.path / DIAGNOSTICS)
         self._check_same_in_all_processes()
         self.written, self.cost = time.perf_counter(), 0.0  # the last checkpoint: when, and what it took [s]
+
+    def _diagnostics_so_far(self, file: Path) -> list[dict[str, LayerDiagnostics]]:
+        """Those of the checkpoint's epochs; the file may have one more, of an epoch that no checkpoint followed."""
+        history = load_history(file)[: self.state.epoch] if self.state.epoch else []
+        if reduce(chain, history, "") != self.state.diagnostics:
+            what = f"not the {self.state.epoch} epochs that {checkpoint.FILE} was written with"
+            raise RmpDeployError(f"file '{file}': {what}, allowed these. Train into another folder.")
+        return history
 
     def _check_same_in_all_processes(self) -> None:
         """Processes that differ would train together, each its own network, and nobody would know."""
@@ -158,12 +177,23 @@ class _Training:
             raise RmpDeployError(f"training: {what}. Start them with one config and one folder.")
 
     def run(self, on_epoch: OnEpoch, on_step: OnStep) -> TrainResult:
+        interrupt = Interrupt()
+        with interrupt if self.folder else nullcontext():
+            self._train_epochs(interrupt, on_epoch, on_step)
+            result = TrainResult(
+                self.config, self.task, self.model.eval(), self.state.metrics, self.history, self.state.seconds
+            )
+            if self.folder and self.processes.is_first:  # asked to stop here, it is finished before it can
+                save_run(result, self.folder.path)
+                self.folder.checkpoint.unlink(missing_ok=True)
+        return result
+
+    def _train_epochs(self, interrupt: Interrupt, on_epoch: OnEpoch, on_step: OnStep) -> None:
         with ExitStack() as stack:
             if self.processes.count > 1:
                 stack.enter_context(global_batch_norm(self.model))
             if self.config.amp:
                 stack.enter_context(float32_potentials(self.model))
-            interrupt = stack.enter_context(Interrupt()) if self.folder else Interrupt()
             board = stack.enter_context(self._tensorboard())
             while self.state.epoch < self.config.epochs:
                 self._train_epoch(interrupt, on_step)
@@ -172,13 +202,6 @@ class _Training:
                 if board:
                     board.write(self.state.metrics[-1], self.history[-1])
                 self._checkpoint(interrupt.asked)
-        result = TrainResult(
-            self.config, self.task, self.model.eval(), self.state.metrics, self.history, self.state.seconds
-        )
-        if self.folder and self.processes.is_first:
-            save_run(result, self.folder.path)
-            self.folder.checkpoint.unlink(missing_ok=True)
-        return result
 
     def _train_epoch(self, interrupt: Interrupt, on_step: OnStep) -> None:
         state = self.state
@@ -233,7 +256,7 @@ class _Training:
         state, config = self.state, self.config
         start = time.perf_counter()
         steps, lr = state.step, state.learning_rate()
-        state.scheduler.step()
+        state.next_learning_rate()
         m = config.model
         try:
             found = evaluate(self.model, self.held_out, m.encoding, m.T, self.processes)
@@ -245,6 +268,7 @@ class _Training:
         accuracy, error, layers = found
         state.metrics.append(EpochMetrics(state.epoch + 1, loss, rmp_loss, accuracy, error, right, lr, weight))
         self.history.append(layers)
+        state.diagnostics = chain(state.diagnostics, layers)
         state.epoch, state.step = state.epoch + 1, 0
         state.correct = state.seen = 0
         state.sums.zero_()

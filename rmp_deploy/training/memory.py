@@ -1,9 +1,15 @@
-"""Memory that is freed stays with the process, where the C library can be told so."""
+"""Memory: freed blocks that stay with the process, and what happens where there is no more."""
 
 from __future__ import annotations
 
 import ctypes
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import torch
+
+from rmp_deploy.errors import RmpDeployError
 
 M_TRIM_THRESHOLD, M_MMAP_MAX = -1, -4  # of glibc's malloc.h
 
@@ -22,3 +28,19 @@ def keep_freed_memory() -> bool:
     except (OSError, AttributeError):  # another C library
         return False
     return bool(mallopt(M_MMAP_MAX, 0) == 1 and mallopt(M_TRIM_THRESHOLD, -1) == 1)
+
+
+@contextmanager
+def or_not_enough() -> Iterator[None]:
+    """Turn an allocation that torch cannot make into one line; its CPU allocator raises a plain RuntimeError.
+
+    Raises:
+        RmpDeployError: see above.
+    """
+    try:
+        yield
+    except RuntimeError as e:
+        if not isinstance(e, torch.OutOfMemoryError) and "can't allocate memory" not in str(e):
+            raise
+        what = str(e).splitlines()[0].rpartition("allocate memory: ")[2]
+        raise RmpDeployError(f"training: not enough memory ({what}). Lower batch, model.T or channels.") from e

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from rmp_deploy.training.fused import Options, Reset
+from rmp_deploy.training.fused import Options, Reset, signed_distance
 from rmp_deploy.training.neurons import LIF, State, _number
 from rmp_deploy.training.surrogate import Surrogate, times_derivative
 
@@ -139,7 +139,7 @@ class _FireAndReset(torch.autograd.Function):
                 v += v_reset * spikes
         distance = m.new_zeros(())
         if options.distance_power is not None:
-            signed = _signed_distance(m)
+            signed = signed_distance(m, spikes, v_threshold, out=torch.empty_like(m))
             distance = (signed.abs_() if options.distance_power == 1 else signed.square_()).mean()
         ctx.save_for_backward(u, m, spikes)
         ctx.v_threshold, ctx.v_reset, ctx.options = v_threshold, v_reset, options
@@ -158,14 +158,7 @@ class _FireAndReset(torch.autograd.Function):
         else:
             d_m = times_derivative(d_s, m, ctx.v_threshold, o.surrogate, out=torch.empty_like(m))
         if d_distance is not None:
-            signed = _signed_distance(m)
+            signed = signed_distance(m, spikes, ctx.v_threshold, out=torch.empty_like(m))
             d_m.addcmul_(signed.sign_() if o.distance_power == 1 else signed.mul_(2), d_distance / m.numel())
         d_u = d_v if d_v is None or o.reset == "soft" else torch.addcmul(d_v, d_v, spikes, value=-1)
         return d_u, d_m, None, None, None
-
-
-def _signed_distance(m: Tensor) -> Tensor:
-    """m less the nearer of 0 and 1."""
-    middle = 0.5
-    nearer = torch.gt(m, middle, out=torch.empty_like(m))
-    return torch.sub(m, nearer, out=nearer)

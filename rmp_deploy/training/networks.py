@@ -18,6 +18,7 @@ from rmp_deploy.training.mpbn import MPBNLIF
 from rmp_deploy.training.neurons import LIF
 from rmp_deploy.training.surrogate import Arctan, Rectangular, Sigmoid, Surrogate, Tanh
 
+MAX_PARAMETERS = 2**30  # 12 GiB with gradients and momentum; the largest preset has 2 % of them
 Builder = Callable[[ModelConfig, tuple[int, ...], int], nn.Module]  # config, one sample's shape, classes -> network
 SURROGATES: dict[SurrogateName, Callable[[], Surrogate]] = {
     "rectangular": Rectangular,
@@ -45,9 +46,16 @@ def network(config: ModelConfig, shape: Sequence[int], n_classes: int) -> nn.Mod
     """The network of `config` for samples of `shape`, without time and batch; weights drawn from torch's generator.
 
     Raises:
-        RmpDeployError: a shape that the network cannot take, or neurons that cannot be.
+        RmpDeployError: a shape that the network cannot take, neurons that cannot be, or more than `MAX_PARAMETERS`,
+            which are counted before any is allocated.
     """
     try:
+        with torch.device("meta"):  # shapes alone: no memory, no random numbers
+            parameters = sum(p.numel() for p in MODELS[config.name](config, tuple(shape), n_classes).parameters())
+        if parameters > MAX_PARAMETERS:
+            raise RmpDeployError(
+                f"{config.name}: parameters = {parameters}, allowed <= {MAX_PARAMETERS}. Use fewer channels."
+            )
         return MODELS[config.name](config, tuple(shape), n_classes)
     except ValueError as e:
         raise RmpDeployError(str(e)) from e

@@ -19,8 +19,8 @@ class _Leaky(nn.Module):
 
     def __init__(self, decay: float | Tensor, learn_decay: bool) -> None:
         super().__init__()
+        _check_decay(type(self).__name__, "decay", decay, learn_decay)
         value = torch.as_tensor(decay, dtype=torch.float32).clone()
-        _check_decay(type(self).__name__, "decay", value, learn_decay)
         if learn_decay:
             self.decay_logit = nn.Parameter(torch.logit(value))
         else:
@@ -66,11 +66,11 @@ class LIF(_Leaky):
     ) -> None:
         super().__init__(decay, learn_decay)
         for name, value in (("v_threshold", v_threshold), ("v_reset", v_reset)):
+            _check_finite(type(self).__name__, name, value)
             self.register_buffer(name, torch.as_tensor(value, dtype=torch.float32).clone())
-            _check_finite(type(self).__name__, name, self.get_buffer(name))
         if reset not in ("hard", "soft"):
             raise ValueError(f"{type(self).__name__}: reset = {reset!r}, allowed 'hard' or 'soft'.")
-        if reset == "soft" and bool(self.v_reset.any()):
+        if reset == "soft" and bool(torch.as_tensor(v_reset, device="cpu").any()):
             what = f"v_reset = {v_reset} with reset = 'soft'"
             raise ValueError(f"{type(self).__name__}: {what}, allowed 0. A soft reset has no v_reset.")
         self.reset: Reset = reset
@@ -149,8 +149,8 @@ class CubaLIF(LIF):
         learn_decay: bool = False,
     ) -> None:
         super().__init__(decay, v_threshold, v_reset, reset, surrogate, detach_reset, learn_decay)
+        _check_decay("CubaLIF", "current_decay", current_decay, learnt=False)
         self.register_buffer("current_decay", torch.as_tensor(current_decay, dtype=torch.float32).clone())
-        _check_decay("CubaLIF", "current_decay", self.current_decay, learnt=False)
 
     def _current(self, x: Tensor) -> Tensor:
         return fused.leaky_sum(x, _number(self.current_decay))
@@ -189,13 +189,16 @@ def _number(p: Tensor) -> Tensor | float:
     return p.item() if p.dim() == 0 and not p.requires_grad and p.device.type == "cpu" else p
 
 
-def _check_finite(kind: str, what: str, value: Tensor) -> None:
-    if value.numel() == 0 or not bool(value.isfinite().all()):
-        raise ValueError(f"{kind}: {what} = {value.tolist()}, allowed finite numbers. Correct it.")
+def _check_finite(kind: str, what: str, value: float | Tensor) -> Tensor:
+    """The value on the CPU, whatever device the layer is made on: `meta` has no values to look at."""
+    found = torch.as_tensor(value, dtype=torch.float32, device="cpu")
+    if found.numel() == 0 or not bool(found.isfinite().all()):
+        raise ValueError(f"{kind}: {what} = {found.tolist()}, allowed finite numbers. Correct it.")
+    return found
 
 
-def _check_decay(kind: str, what: str, decay: Tensor, learnt: bool) -> None:
-    _check_finite(kind, what, decay)
+def _check_decay(kind: str, what: str, value: float | Tensor, learnt: bool) -> None:
+    decay = _check_finite(kind, what, value)
     inside = (decay > 0) & (decay < 1) if learnt else (decay >= 0) & (decay <= 1)
     if not bool(inside.all()):
         allowed = "between 0 and 1, both excluded, to be learnt" if learnt else "0..1"

@@ -14,7 +14,7 @@ from torch import nn
 
 from rmp_deploy.errors import RmpDeployError
 from rmp_deploy.files import write_atomically
-from rmp_deploy.training.checkpoint import read_tensors
+from rmp_deploy.training.checkpoint import check_alike, read_tensors
 from rmp_deploy.training.config import TrainConfig, from_dict
 from rmp_deploy.training.data import Samples, load_splits
 from rmp_deploy.training.data.samples import MAX_CLASSES
@@ -97,10 +97,10 @@ def read_run(run: str | Path) -> Run:
     task = task or Task.of(config, load_splits(config.data, image_size=config.image_size, T=config.model.T)[0])
     model = network(config.model, task.shape, task.n_classes)
     try:
-        model.load_state_dict(weights)
-    except RuntimeError as e:
-        reason = str(e).splitlines()[-1].strip()
-        raise RmpDeployError(f"run '{run}': weights of another network ({reason}). Train it again.") from e
+        check_alike(weights, model.state_dict())  # torch would convert another type in silence
+    except ValueError as e:
+        raise RmpDeployError(f"run '{run}': weights of another network ({e}). Train it again.") from e
+    model.load_state_dict(weights)
     return Run(config, task, model.eval())
 
 

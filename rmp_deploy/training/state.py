@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import math
 import warnings
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
@@ -13,11 +13,13 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from rmp_deploy.errors import show
 from rmp_deploy.training import checkpoint
 from rmp_deploy.training.config import TrainConfig
 from rmp_deploy.training.distributed import Processes
 from rmp_deploy.training.metrics import EpochMetrics
 
+COUNTERS = ("epoch", "step", "correct", "seen")
 PER_PROCESS = ("augmentation", "encoding")  # generators; the order of samples is one for all processes
 
 
@@ -31,6 +33,7 @@ class State:
         correct, seen: samples of this epoch that were classified right, and all.
         seconds: of training, in all the processes' lives [s].
         order: the generator of the samples' order as it was before this epoch.
+        diagnostics: `diagnostics.chain` of the epochs that are done.
     """
 
     model: nn.Module
@@ -46,6 +49,7 @@ class State:
     seen: int = 0
     seconds: float = 0.0
     metrics: list[EpochMetrics] = field(default_factory=list)
+    diagnostics: str = ""
 
     @classmethod
     def start(cls, config: TrainConfig, model: nn.Module, processes: Processes) -> State:
@@ -93,6 +97,7 @@ class State:
             "seconds": self.seconds,
             "metrics": [asdict(m) for m in self.metrics],
             "scaler": self.scaler.state_dict(),
+            "diagnostics": self.diagnostics,
         }
         if processes.is_first:
             checkpoint.write(path, values, tensors)
@@ -106,17 +111,22 @@ class State:
         values, tensors = checkpoint.read(path)
         try:
             checkpoint.check_same_run(path, values["run"], run)
+            _check_names(values, ("run", *COUNTERS, "seconds", "metrics", "scaler", "diagnostics"))
             self._take_counters(values, run["config"], int(run["data"]["train"]["shape"][0]))
-            _check_alike(_under("model/", tensors), self.model.state_dict())
+            checkpoint.check_alike(_under("model/", tensors), self.model.state_dict())
             self.model.load_state_dict(_under("model/", tensors))
             of_parameters: dict[int, dict[str, Tensor]] = {}
             for name, tensor in _under("optimizer/", tensors).items():
                 index, what = name.split("/")
                 of_parameters.setdefault(int(index), {})[what] = tensor
             self._take_momentum(of_parameters)
-            self.scaler.load_state_dict(values["scaler"])
-            _check_alike({"sums": tensors["sums"]}, {"sums": self.sums})
+            self._take_scaler(values["scaler"])
+            checkpoint.check_alike({"sums": tensors["sums"]}, {"sums": self.sums})
             self.sums.copy_(tensors["sums"])
+            local = [*PER_PROCESS, "torch", *(["cuda"] if processes.device.type == "cuda" else [])]
+            random = {"order", *(f"{name}/{rank}" for name in local for rank in range(processes.count))}
+            _check_names(_under("random/", tensors), random)
+            _check_names({n for n in tensors if not n.startswith(("model/", "optimizer/", "random/"))}, {"sums"})
             self.order = tensors["random/order"]
             self.generators["order"].set_state(self.order)
             for name in PER_PROCESS:
@@ -133,14 +143,14 @@ class State:
         limits = {"epoch": config["epochs"], "step": steps, "seen": samples, "correct": values["seen"]}
         for what, limit in limits.items():
             if type(values[what]) is not int or not 0 <= values[what] <= limit:
-                raise ValueError(f"{what} = {values[what]!r}, allowed 0..{limit}")
+                raise ValueError(f"{what} = {show(values[what])}, allowed 0..{limit}")
         if type(values["seconds"]) is not float or not 0 <= values["seconds"] < math.inf:
-            raise ValueError(f"seconds = {values['seconds']!r}, allowed a number >= 0")
-        self.metrics = [EpochMetrics(**m) for m in values["metrics"]]
+            raise ValueError(f"seconds = {show(values['seconds'])}, allowed a number >= 0")
+        self.metrics = [_metrics(epoch, m) for epoch, m in enumerate(values["metrics"], start=1)]
         if len(self.metrics) != values["epoch"] or bool(values["step"]) != bool(values["seen"]):
             raise ValueError("metrics, samples and steps of different epochs")
-        self.epoch, self.step, self.correct, self.seen = (values[k] for k in ("epoch", "step", "correct", "seen"))
-        self.seconds = values["seconds"]
+        self.epoch, self.step, self.correct, self.seen = (values[k] for k in COUNTERS)
+        self.seconds, self.diagnostics = values["seconds"], values["diagnostics"]
 
     def _take_momentum(self, of_parameters: dict[int, dict[str, Tensor]]) -> None:
         """The optimizer's buffers; its settings are the config's, and the schedule is walked to the epoch again."""
@@ -152,13 +162,25 @@ class State:
         if set(of_parameters) != set(wanted):
             raise ValueError(f"momentum of {len(of_parameters)} parameters, allowed {len(wanted)}")
         for index, buffers in wanted.items():
-            _check_alike(of_parameters[index], buffers)
+            checkpoint.check_alike(of_parameters[index], buffers)
         groups = self.optimizer.state_dict()["param_groups"]
         self.optimizer.load_state_dict({"state": of_parameters, "param_groups": groups})
-        with warnings.catch_warnings():  # torch warns of a schedule that is walked before the optimizer
+        for _ in range(self.epoch):
+            self.next_learning_rate()
+
+    def _take_scaler(self, values: dict[str, Any]) -> None:
+        ours = self.scaler.state_dict()  # empty where it is not enabled
+        _check_names(values, ours)
+        for name, value in values.items():
+            if type(value) is not type(ours[name]) or not 0 <= value < math.inf:
+                raise ValueError(f"scaler's {name} = {show(value)}, allowed a {type(ours[name]).__name__} >= 0")
+        self.scaler.load_state_dict(values)
+
+    def next_learning_rate(self) -> None:
+        """Let the schedule go on by an epoch; torch warns where, as after a resume, the optimizer has made no step."""
+        with warnings.catch_warnings():
             warnings.simplefilter("ignore", UserWarning)
-            for _ in range(self.epoch):
-                self.scheduler.step()
+            self.scheduler.step()
 
     def learning_rate(self) -> float:
         return float(self.optimizer.param_groups[0]["lr"])
@@ -186,12 +208,22 @@ def _parameters(config: TrainConfig, model: nn.Module) -> list[dict[str, Any]]:
     return [{"params": [p for p in model.parameters() if p in decayed]}, {"params": rest, "weight_decay": 0.0}]
 
 
-def _check_alike(found: Mapping[str, Tensor], wanted: Mapping[str, Tensor]) -> None:
-    """Raise ValueError unless both have the same names, shapes and types."""
-    theirs, ours = ({n: (tuple(t.shape), t.dtype) for n, t in each.items()} for each in (found, wanted))
-    for name in {**ours, **theirs}:
-        if theirs.get(name) != ours.get(name):
-            raise ValueError(f"{name} = {theirs.get(name, 'none')}, allowed {ours.get(name, 'none')}")
+def _metrics(epoch: int, values: dict[str, Any]) -> EpochMetrics:
+    """One epoch's line; raises ValueError unless every value is the finite number that a run writes."""
+    _check_names(values, [f.name for f in fields(EpochMetrics)])
+    for name, value in values.items():
+        if type(value) not in (int, float) or not -math.inf < value < math.inf:
+            raise ValueError(f"{name} of epoch {epoch} = {show(value)}, allowed a finite number")
+    if type(values["epoch"]) is not int or values["epoch"] != epoch:
+        raise ValueError(f"metrics of epoch {values['epoch']}, allowed {epoch} in this place")
+    return EpochMetrics(**values)
+
+
+def _check_names(found: Iterable[str], wanted: Iterable[str]) -> None:
+    """Raise ValueError with the first name that is missing or that nobody knows."""
+    found, wanted = set(found), set(wanted)
+    for name in sorted(found ^ wanted):
+        raise ValueError(f"'{name}' is {'unknown' if name in found else 'missing'}")
 
 
 def _under(prefix: str, tensors: dict[str, Tensor]) -> dict[str, Tensor]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 
 import pytest
 
@@ -28,6 +29,16 @@ def test_it_prints_its_last_epoch_and_where_the_run_is(toml, tmp_path, capsys):
     assert second == f"run: {run}"
     last = (run / "metrics.csv").read_text().splitlines()[-1].split(",")
     assert f"test accuracy {100 * float(last[3]):.1f} %, quantization error {float(last[4]):.3f}, " in first
+
+
+def test_off_a_terminal_every_epoch_is_a_line_with_the_time_left(toml, tmp_path, capsys):
+    assert main(["train", str(toml), "--out", str(tmp_path / "run")]) == 0
+    lines = capsys.readouterr().err.splitlines()
+    assert len(lines) == 2
+    for epoch, line in enumerate(lines, start=1):
+        accuracy = r"loss \d+\.\d{3}, test accuracy \d+\.\d %"
+        assert re.fullmatch(rf"train: epoch {epoch}/2, {accuracy}, \d+:\d\d:\d\d left", line)
+    assert lines[1].endswith(" 0:00:00 left")
 
 
 def test_json_has_every_metric_of_the_last_epoch(toml, tmp_path, capsys):

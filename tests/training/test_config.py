@@ -137,6 +137,31 @@ def test_a_wrong_config_is_refused_in_one_line(tmp_path, text, said):
     assert "\n" not in str(e.value)
 
 
+HUGE = "0x" + 5000 * "f"  # more digits than Python prints
+
+
+@pytest.mark.parametrize(
+    ("what", "said"),
+    [
+        ("seed = {huge}", "seed = a huge integer, allowed >= 0"),
+        ("data = {huge}", "data = a huge integer, allowed str"),
+        ("[model]\nchannels = [{huge}]", "model.channels = a huge integer, allowed each 1..65536"),
+        ("[model]\nT = [{huge}]", "model.T = a huge integer, allowed int"),
+        ("lr = '{long}'", "lr = 'kkkkkkkkkkkk...kkkkkkkkkkkkk', allowed float"),
+        ("{long} = 1", "key 'kkkkkkkkkkkk...kkkkkkkkkkkkk' is unknown"),
+        ("{long} = 1\n{long} = 1", "not TOML"),
+    ],
+)
+def test_values_of_any_size_are_refused_in_a_line_that_can_be_read(tmp_path, what, said):
+    path = tmp_path / "bad.toml"
+    path.write_text(what.format(huge=HUGE, long=5000 * "k"))
+    with pytest.raises(RmpDeployError) as e:
+        load_config(path)
+    assert said in str(e.value)
+    assert "\n" not in str(e.value)
+    assert len(str(e.value)) < 100 + len(str(path)) + 200
+
+
 def test_an_unknown_preset_is_refused():
     with pytest.raises(RmpDeployError, match="preset 'vgg': unknown, allowed digits-convnet"):
         preset("vgg")

@@ -5,11 +5,13 @@ from __future__ import annotations
 import csv
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
 import time
 from dataclasses import replace
+from functools import partial
 
 import numpy as np
 import pytest
@@ -17,6 +19,7 @@ import torch
 from torch import distributed as dist
 from torch import multiprocessing, nn
 
+from rmp_deploy.cli import main
 from rmp_deploy.errors import RmpDeployError
 from rmp_deploy.training import checkpoint
 from rmp_deploy.training.config import ModelConfig, TrainConfig
@@ -82,22 +85,61 @@ def test_two_processes_of_torchrun_lose_what_one_does(samples, tmp_path):
         torch.testing.assert_close(model.state_dict()[name], tensor, rtol=1e-2, atol=1e-3)
 
 
+def _join(rank, n, port, function, out):
+    os.environ.update(RANK=str(rank), WORLD_SIZE=str(n), MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port))
+    torch.set_num_threads(1)
+    torch.save(function(), f"{out}/{rank}.pt")
+
+
+def free_port():
+    server = dist.TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)
+    return server.port
+
+
+def in_processes(n, function, tmp_path):
+    """What `function` gives in each of n forked processes."""
+    arguments = (n, free_port(), function, str(tmp_path))
+    multiprocessing.start_processes(_join, arguments, nprocs=n, start_method="fork")
+    return [torch.load(tmp_path / f"{rank}.pt", weights_only=True) for rank in range(n)]
+
+
+def _command(arguments, out):
+    with out.open("w") as sys.stderr:
+        code = main([str(a) for a in arguments])
+    sys.exit(code)
+
+
+def two_processes(tmp_path, *arguments):
+    """The command in two processes as torchrun starts them; what they say on stderr is in 0.err and 1.err."""
+    fork, port, both = multiprocessing.get_context("fork"), free_port(), []
+    for rank in range(2):
+        said = partial(_command, ["train", *arguments], tmp_path / f"{rank}.err")
+        both.append(fork.Process(target=_join, args=(rank, 2, port, said, tmp_path)))
+        both[-1].start()
+    return both
+
+
+def wait_for(file, both):
+    while not file.exists() and all(process.is_alive() for process in both):
+        time.sleep(0.001)
+
+
 def test_two_processes_resume_in_two(samples, tmp_path):
-    """SIGTERM to torchrun, which hands it on; then resumed: the bytes of two processes that nobody stopped."""
+    """SIGTERM to both, as torchrun hands it on; then resumed: the bytes of two processes that nobody stopped."""
     toml = tmp_path / "small.toml"
-    toml.write_text(TOML.format(batch=2, data=samples) + 'encoding = "poisson"\n')
+    toml.write_text(TOML.format(batch=6, data=samples) + 'encoding = "poisson"\n')
     whole, stopped = tmp_path / "whole", tmp_path / "stopped"
-    config = TrainConfig(data=str(samples), epochs=6, batch=2, lr=0.05, model=replace(MODEL, encoding="poisson"))
+    config = TrainConfig(data=str(samples), epochs=6, batch=6, lr=0.05, model=replace(MODEL, encoding="poisson"))
     in_processes(2, lambda: train(config, folder=Folder(whole), device="cpu").seconds, tmp_path)
-    command = torchrun(2, toml, "--out", stopped, "--checkpoint-every", "0")
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    both = two_processes(tmp_path, toml, "--out", stopped, "--checkpoint-every", "0", "--device", "cpu")
     file = stopped / checkpoint.FILE
-    while not file.exists() and process.poll() is None:
-        time.sleep(0.01)
-    process.send_signal(signal.SIGTERM)
-    _, err = process.communicate(timeout=600)
-    assert process.returncode != 0
-    assert f"'{file}'. Go on with --resume." in err
+    wait_for(file, both)
+    for process in both:
+        os.kill(process.pid, signal.SIGTERM)
+    for rank, process in enumerate(both):
+        process.join()
+        assert process.exitcode == 130
+        assert (tmp_path / f"{rank}.err").read_text().endswith(f"'{file}'. Go on with --resume.\n")
     with pytest.raises(RmpDeployError, match="processes = 2, allowed 1 as this run has"):
         train(config, folder=Folder(stopped, resume=True))
     in_processes(2, lambda: train(config, folder=Folder(stopped, resume=True), device="cpu").seconds, tmp_path)
@@ -105,19 +147,22 @@ def test_two_processes_resume_in_two(samples, tmp_path):
         assert path.read_bytes() == (stopped / path.name).read_bytes(), path.name
 
 
-def _join(rank, n, port, function, out):
-    os.environ.update(RANK=str(rank), WORLD_SIZE=str(n), MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port))
-    torch.set_num_threads(1)
-    torch.save(function(), f"{out}/{rank}.pt")
-
-
-def in_processes(n, function, tmp_path):
-    """What `function` gives in each of n forked processes."""
-    server = dist.TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)
-    free = server.port
-    del server
-    multiprocessing.start_processes(_join, (n, free, function, str(tmp_path)), nprocs=n, start_method="fork")
-    return [torch.load(tmp_path / f"{rank}.pt", weights_only=True) for rank in range(n)]
+@pytest.mark.parametrize("victim", [0, 1])
+def test_a_process_that_loses_another_says_so_in_one_line(samples, tmp_path, victim):
+    toml = tmp_path / "small.toml"
+    toml.write_text(TOML.format(batch=2, data=samples).replace("epochs = 6", "epochs = 100000"))
+    run = tmp_path / "run"
+    both = two_processes(tmp_path, toml, "--out", run, "--checkpoint-every", "0", "--device", "cpu")
+    wait_for(run / checkpoint.FILE, both)
+    both[victim].kill()
+    for process in both:
+        process.join()
+    assert (both[victim].exitcode, both[1 - victim].exitcode) == (-signal.SIGKILL, 2)
+    *epochs, last = (tmp_path / f"{1 - victim}.err").read_text().splitlines()
+    assert all(line.startswith("train: epoch ") for line in epochs)
+    said = rf"error: training: process {1 - victim} of 2 lost another one \((Connection|Read error|Write error).*\)\. "
+    assert re.fullmatch(said + "Read the message .*, then start all of them again with --resume.", last)
+    checkpoint.read(run / checkpoint.FILE)
 
 
 def batch_norm_case(kind, shape, batches):

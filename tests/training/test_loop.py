@@ -78,6 +78,16 @@ def test_a_folder_that_is_not_its_run_is_refused(small_run, tmp_path):
     (tmp_path / "config.json").write_text(json.dumps(wider))
     with pytest.raises(RmpDeployError, match="weights of another network"):
         load_run(tmp_path)
+    (tmp_path / "config.json").write_bytes((folder / "config.json").read_bytes())
+    weights = load_tensors((folder / "model.safetensors").read_bytes())
+    for kind in (torch.float64, torch.float16, torch.int8):
+        other = weights | {"fc1.layer.weight": weights["fc1.layer.weight"].to(kind)}
+        (tmp_path / "model.safetensors").write_bytes(save_tensors(other))
+        with pytest.raises(RmpDeployError, match=rf"fc1.layer.weight = \(.*, {kind}\), allowed \(.*, torch.float32\)"):
+            load_run(tmp_path)
+    (tmp_path / "model.safetensors").write_bytes(save_tensors(weights | {"more": torch.zeros(1)}))
+    with pytest.raises(RmpDeployError, match=r"more = \(.*\), allowed none"):
+        load_run(tmp_path)
     (tmp_path / "model.safetensors").write_bytes(b"\0" * 20)
     with pytest.raises(RmpDeployError, match="malformed"):
         load_run(tmp_path)

@@ -10,11 +10,13 @@ import torch
 from torch import nn
 
 from rmp_deploy.errors import RmpDeployError
+from rmp_deploy.training import models
 from rmp_deploy.training.config import WIDTHS, ModelConfig, TrainConfig, preset
 from rmp_deploy.training.data import Samples
+from rmp_deploy.training.loop import train
 from rmp_deploy.training.models import DirectEncoding
 from rmp_deploy.training.mpbn import MPBNLIF
-from rmp_deploy.training.networks import build, check_held_out
+from rmp_deploy.training.networks import build, check_held_out, network
 from rmp_deploy.training.neurons import LIF, neurons
 from rmp_deploy.training.surrogate import Tanh
 
@@ -44,6 +46,37 @@ def test_samples_that_do_not_fit_are_refused(config, sample, said):
     with pytest.raises(RmpDeployError) as e:
         build(config, samples_of(*sample))
     assert said in str(e.value)
+    assert "\n" not in str(e.value)
+
+
+@pytest.mark.parametrize(
+    ("config", "parameters"),
+    [
+        (config_of("mlp", channels=(65_536, 65_536), mpbn=True), 5 * 65_536 + 65_536**2 + 8 * 65_536 + 3 * 65_537),
+        (config_of("convnet", channels=(65_536, 65_536)), (9 + 9 * 65_536 + 4 + 4 * 64) * 65_536 + 2 * 64 + 3 * 65),
+    ],
+)
+def test_a_network_of_more_parameters_than_memory_holds_is_refused_before_it_is_made(config, parameters):
+    shape = (5,) if config.model.name == "mlp" else (1, 8, 8)
+    with pytest.raises(RmpDeployError) as e:
+        build(config, samples_of(*shape))
+    assert f"{config.model.name}: parameters = {parameters}, allowed <= 1073741824" in str(e.value)
+    assert "\n" not in str(e.value)
+
+
+def test_counting_a_network_draws_no_random_numbers():
+    torch.manual_seed(3)
+    wanted = models.MLP((5,), 3, (7,), 4)
+    torch.manual_seed(3)
+    found = network(ModelConfig("mlp", channels=(7,)), (5,), 3)
+    assert all(torch.equal(a, b) for a, b in zip(found.parameters(), wanted.parameters(), strict=True))
+
+
+def test_what_cannot_be_allocated_later_is_one_line():
+    """The allocator's word, here for 2^62 bytes that a step asks for."""
+    config = TrainConfig(epochs=1, model=ModelConfig("mlp", channels=(2,), T=1))
+    with pytest.raises(RmpDeployError, match=r"training: not enough memory \(.*\)\. Lower batch") as e:
+        train(config, device="cpu", on_step=lambda _: torch.empty(2**60))
     assert "\n" not in str(e.value)
 
 

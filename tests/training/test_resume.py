@@ -6,7 +6,6 @@ import json
 import math
 import os
 import signal
-import subprocess
 import sys
 import time
 from dataclasses import replace
@@ -16,11 +15,13 @@ import pytest
 import torch
 from safetensors import safe_open
 from safetensors.torch import save as save_tensors
+from torch import multiprocessing
 
 from rmp_deploy.cli import main
 from rmp_deploy.errors import RmpDeployError
 from rmp_deploy.training import checkpoint
 from rmp_deploy.training.config import ModelConfig, TrainConfig
+from rmp_deploy.training.lock import LOCK
 from rmp_deploy.training.loop import Folder, load_run, train
 from rmp_deploy.training.run_folder import read_run
 
@@ -30,8 +31,8 @@ except (ImportError, RuntimeError):  # the second: torchvision of another build 
     v2 = None
 needs_torchvision = pytest.mark.skipif(v2 is None, reason="no torchvision that works with this torch (a CPU build)")
 
-CONFIG = TrainConfig(epochs=3, batch=64, model=ModelConfig(channels=(4, 8), hidden=16, T=2))
-TOML = "epochs = 3\nbatch = 64\n[model]\nchannels = [4, 8]\nhidden = 16\nT = 2\n"
+CONFIG = TrainConfig(epochs=3, batch=256, model=ModelConfig(channels=(4, 8), hidden=16, T=2))
+TOML = "epochs = 3\nbatch = 256\n[model]\nchannels = [4, 8]\nhidden = 16\nT = 2\n"
 POISSON = 'encoding = "poisson"\n'
 FILES = ("model.safetensors", "metrics.csv", "layers.csv", "diagnostics.npz", "config.json")
 
@@ -67,11 +68,11 @@ def whole(tmp_path_factory):
 def stopped(tmp_path):
     """A run stopped in its second epoch."""
     folder = tmp_path / "run"
-    stopped_after(CONFIG, Folder(folder, checkpoint_seconds=0), 30)
+    stopped_after(CONFIG, Folder(folder, checkpoint_seconds=0), 8)
     return folder
 
 
-@pytest.mark.parametrize("batches", [5, 23, 40])  # 23 are an epoch: before it is evaluated
+@pytest.mark.parametrize("batches", [2, 6, 10])  # 6 are an epoch: before it is evaluated
 def test_a_stopped_run_goes_on_to_the_same_bytes(whole, tmp_path, batches):
     folder = tmp_path / "run"
     stopped_after(CONFIG, Folder(folder, checkpoint_seconds=0), batches)
@@ -83,7 +84,7 @@ def test_random_encodings_learnt_decays_and_undecayed_parameters_go_on_too(tmp_p
     model = replace(CONFIG.model, encoding="poisson", learn_decay=True)
     config = replace(CONFIG, epochs=2, weight_decay_on="weights", model=model)
     train(config, folder=Folder(tmp_path / "whole"))
-    stopped_after(config, Folder(tmp_path / "run", checkpoint_seconds=0), 31)
+    stopped_after(config, Folder(tmp_path / "run", checkpoint_seconds=0), 8)
     train(config, folder=Folder(tmp_path / "run", resume=True))
     same_files(tmp_path / "whole", tmp_path / "run")
 
@@ -92,7 +93,7 @@ def test_random_encodings_learnt_decays_and_undecayed_parameters_go_on_too(tmp_p
 def test_augmentation_goes_on_too(tmp_path):
     config = replace(CONFIG, epochs=2, augmentation=("crop", "flip"))
     train(config, folder=Folder(tmp_path / "whole"))
-    stopped_after(config, Folder(tmp_path / "run", checkpoint_seconds=0), 31)
+    stopped_after(config, Folder(tmp_path / "run", checkpoint_seconds=0), 8)
     train(config, folder=Folder(tmp_path / "run", resume=True))
     same_files(tmp_path / "whole", tmp_path / "run")
     plain = train(replace(config, augmentation=()))
@@ -101,8 +102,8 @@ def test_augmentation_goes_on_too(tmp_path):
 
 def test_a_run_resumed_twice_and_one_resumed_from_its_end_give_the_same(whole, tmp_path):
     folder = tmp_path / "run"
-    stopped_after(CONFIG, Folder(folder, checkpoint_seconds=0), 10)
-    stopped_after(CONFIG, Folder(folder, resume=True, checkpoint_seconds=0), 20)
+    stopped_after(CONFIG, Folder(folder, checkpoint_seconds=0), 4)
+    stopped_after(CONFIG, Folder(folder, resume=True, checkpoint_seconds=0), 6)
     kept = None
 
     def keep(_):
@@ -117,13 +118,19 @@ def test_a_run_resumed_twice_and_one_resumed_from_its_end_give_the_same(whole, t
     same_files(whole, folder)
 
 
-def command(folder, *options):
+def _command(folder, options):
+    torch.set_num_threads(1)
     arguments = ["train", str(folder / "small.toml"), "--out", str(folder / "run"), "--checkpoint-every", "0", *options]
-    return [sys.executable, "-m", "rmp_deploy.cli", *arguments]
+    with (folder / "out").open("w") as sys.stdout, (folder / "err").open("w") as sys.stderr:
+        code = main(arguments)
+    sys.exit(code)
 
 
 def start(folder, *options):
-    return subprocess.Popen(command(folder, *options), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    """The command in a process of its own; forked, it need not import torch again."""
+    process = multiprocessing.get_context("fork").Process(target=_command, args=(folder, options))
+    process.start()
+    return process
 
 
 def position(file):
@@ -137,12 +144,12 @@ def position(file):
 
 def wait_for(process, file, reached):
     """Until the checkpoint says that the run has come as far as that."""
-    while process.poll() is None:
+    while process.is_alive():
         found = position(file)
         if found is not None and found >= reached:
-            return found
-        time.sleep(0.01)
-    raise AssertionError(f"the run ended before {reached}: {process.communicate()}")
+            return
+        time.sleep(0.001)
+    raise AssertionError(f"the run ended before {reached}: {process.exitcode}")
 
 
 def test_kill_9_in_the_middle_of_an_epoch_twice(tmp_path):
@@ -151,14 +158,17 @@ def test_kill_9_in_the_middle_of_an_epoch_twice(tmp_path):
     config = replace(CONFIG, model=replace(CONFIG.model, encoding="poisson"))
     train(config, folder=Folder(tmp_path / "whole"))
     file = tmp_path / "run" / checkpoint.FILE
-    for reached, options in (((0, 4), ()), ((1, 7), ("--resume",))):
+    for reached, options in (((0, 2), ()), ((1, 2), ("--resume",))):
         process = start(tmp_path, *options)
         wait_for(process, file, reached)
-        process.send_signal(signal.SIGKILL)
-        process.communicate()
-        assert process.returncode == -signal.SIGKILL
+        os.kill(process.pid, signal.SIGKILL)
+        process.join()
+        assert process.exitcode == -signal.SIGKILL
         assert position(file) >= reached
-    subprocess.run(command(tmp_path, "--resume"), check=True, capture_output=True)
+        assert json.loads((tmp_path / "run" / LOCK).read_text())["pid"] == process.pid  # nobody is left to remove it
+    process = start(tmp_path, "--resume")
+    process.join()
+    assert process.exitcode == 0
     same_files(tmp_path / "whole", tmp_path / "run")
 
 
@@ -167,21 +177,17 @@ def test_ctrl_c_leaves_a_checkpoint_and_says_where(whole, tmp_path, number):
     (tmp_path / "small.toml").write_text(TOML)
     file = tmp_path / "run" / checkpoint.FILE
     process = start(tmp_path)
-    wait_for(process, file, (0, 3))
-    process.send_signal(number)
-    out, err = process.communicate()
-    assert process.returncode == 130
-    assert out == ""
+    wait_for(process, file, (0, 2))
+    os.kill(process.pid, number)
+    process.join()
+    assert process.exitcode == 130
+    assert (tmp_path / "out").read_text() == ""
     epoch, step = position(file)
-    assert err == f"error: interrupted. Checkpoint at epoch {epoch}, step {step}: '{file}'. Go on with --resume.\n"
+    said = (tmp_path / "err").read_text().splitlines()
+    assert said[-1] == f"error: interrupted. Checkpoint at epoch {epoch}, step {step}: '{file}'. Go on with --resume."
+    assert len(said) == 1 + epoch  # a line for each
     assert main(["train", str(tmp_path / "small.toml"), "--out", str(tmp_path / "run"), "--resume"]) == 0
     same_files(whole, tmp_path / "run")
-
-
-def test_signals_do_what_they_did_after_a_run(tmp_path):
-    before = [signal.getsignal(s) for s in (signal.SIGINT, signal.SIGTERM)]
-    train(replace(CONFIG, epochs=1), folder=Folder(tmp_path / "run"))
-    assert [signal.getsignal(s) for s in (signal.SIGINT, signal.SIGTERM)] == before
 
 
 def test_ctrl_c_in_the_loop_of_this_process(whole, tmp_path):
@@ -255,7 +261,7 @@ def test_damaged_and_foreign_checkpoints_are_refused(stopped):
         "header": (good[:100], "not a whole checkpoint"),
         "cut": (good[:-1], "not a whole checkpoint"),
         "flipped": (bytes(flipped), "its bytes are not those that were written"),
-        "foreign": (save_tensors({"a": torch.zeros(3)}), "format = none, allowed rmp-deploy checkpoint 1"),
+        "foreign": (save_tensors({"a": torch.zeros(3)}), "format = none, allowed rmp-deploy checkpoint 2"),
         "text": (b"{}" * 50, "not a whole checkpoint"),
     }
     for data, said in cases.values():
@@ -264,6 +270,7 @@ def test_damaged_and_foreign_checkpoints_are_refused(stopped):
         assert file.read_bytes() == data
     file.write_bytes(good)
     values, tensors = checkpoint.read(file)
+    (epoch,) = values["metrics"]
     for broken, said in (
         ({"run": values["run"]}, "not a whole checkpoint"),
         ({**values, "epoch": -1}, "epoch = -1, allowed 0..3"),
@@ -273,6 +280,14 @@ def test_damaged_and_foreign_checkpoints_are_refused(stopped):
         ({**values, "seen": "all"}, "not a whole checkpoint"),
         ({**values, "metrics": values["metrics"][:-1]}, "of different epochs"),
         ({**values, "metrics": [{"what": 1}]}, "not a whole checkpoint"),
+        ({**values, "metrics": [{**epoch, "loss": "1.0"}]}, "loss of epoch 1 = '1.0', allowed a finite number"),
+        ({**values, "metrics": [{**epoch, "loss": True}]}, "loss of epoch 1 = True, allowed a finite number"),
+        ({**values, "metrics": [{**epoch, "lr": math.nan}]}, "lr of epoch 1 = nan, allowed a finite number"),
+        ({**values, "metrics": [{**epoch, "epoch": 2}]}, "metrics of epoch 2, allowed 1 in this place"),
+        ({**values, "metrics": [{**epoch, "more": 2}]}, "'more' is unknown"),
+        ({**values, "more": 1}, "'more' is unknown"),
+        ({**values, "scaler": {"scale": 1.0}}, "'scale' is unknown"),
+        ({**values, "diagnostics": "0"}, "diagnostics.npz': not the 1 epochs that checkpoint.safetensors was written"),
     ):
         checkpoint.write(file, broken, tensors)
         assert said in refused(stopped)
@@ -284,6 +299,11 @@ def test_damaged_and_foreign_checkpoints_are_refused(stopped):
     assert "momentum_buffer = ((3,), torch.float32), allowed" in refused(stopped)
     checkpoint.write(file, values, {n: t for n, t in tensors.items() if n != "optimizer/0/momentum_buffer"})
     assert "momentum of" in refused(stopped)
+    for name in ("more", "random/more/0", "random/torch/1", "model/more", "optimizer/0/more", "optimizer/99/more"):
+        checkpoint.write(file, values, tensors | {name: torch.zeros(1)})
+        assert "not a whole checkpoint" in refused(stopped), name
+    checkpoint.write(file, values, {n: t for n, t in tensors.items() if n != "random/encoding/0"})
+    assert "'encoding/0' is missing" in refused(stopped)
 
 
 def test_a_diagnostics_file_that_is_gone_is_missed(stopped):
@@ -297,7 +317,15 @@ def test_diagnostics_of_another_network_or_of_no_potentials_are_refused(stopped)
         arrays = dict(found)
     other = {name.replace("lif1", "lif9"): values for name, values in arrays.items()}
     np.savez(file, **other)
-    assert "layers of another network" in refused(stopped)
+    assert "diagnostics.npz': not the 1 epochs that checkpoint.safetensors was written with" in refused(stopped)
+    moved = {name: values.copy() for name, values in arrays.items()}
+    (counts,) = moved["counts/lif1"]
+    fullest = counts.argmax()
+    counts[[fullest - 1, fullest]] += (1, -1)  # one potential, one bin away
+    np.savez(file, **moved)
+    assert "diagnostics.npz': not the 1 epochs that" in refused(stopped)
+    np.savez(file, **arrays)  # in other bytes, the same
+    assert Folder(stopped, resume=True).prepare()
     np.savez(file, **{n: np.zeros_like(v) if n.startswith("counts/") else v for n, v in arrays.items()})
     assert "arrays of other bins, types or lengths" in refused(stopped)
 
