@@ -79,3 +79,29 @@ def test_ranges_and_parts_of_one_profile(capsys, monkeypatch):
     assert re.search(r"DRAM, 64 bits +1.3 to 2.6 nJ", capsys.readouterr().out)
     assert main(["profiles", "xylo"]) == 0
     assert re.search(r"one inference of keyword spotting, dynamic +6.6 µJ +measured", capsys.readouterr().out)
+
+
+HEAD = 'name = "n"\ntitle = "t"\nprecision = "unstated"\n'
+AC = '[terms.ac]\nvalue = 1\nunit = "pJ"\nscope = "per_term"\nevidence = "measured"\nsource = "s"\n'
+BAD = {
+    "no unit": (AC.replace('unit = "pJ"\n', ""), "terms.ac: key 'unit' is missing"),
+    "negative": (AC.replace("= 1", "= -1"), "terms.ac: value = -1 pJ, allowed 0.."),
+    "all_in and per_term": (
+        AC + AC.replace("per_term", "all_in").replace("ac", "mac"),
+        "mac is all_in and ac is per_term",
+    ),
+    "min above max": (AC.replace("value = 1", "min = 2\nmax = 1"), "terms.ac: min = 2 pJ, allowed at most max = 1 pJ"),
+    "no evidence": (AC.replace('evidence = "measured"\n', ""), "terms.ac: key 'evidence' is missing"),
+}
+
+
+@pytest.mark.parametrize(("text", "message"), BAD.values(), ids=BAD.keys())
+@pytest.mark.parametrize("command", [["profiles"], ["energy", "none.onnx", "--data", "none.npz", "--profile"]])
+def test_a_bad_profile_is_one_line_and_exit_code_2(text, message, command, tmp_path, capsys):
+    path = tmp_path / "chip.toml"
+    path.write_text(HEAD + text)
+    assert main([*command, str(path)]) == 2
+    out, err = capsys.readouterr()
+    assert (out, err.count("\n")) == ("", 1)
+    assert err.startswith(f"error: profile {path}: ") or err.startswith("error: profile n: ")
+    assert message in err
