@@ -22,6 +22,7 @@ from torch import nn
 
 import rmp_deploy
 from rmp_deploy.converters.torch_to_ir import to_graph, trace_torch
+from rmp_deploy.ir.graph import SpikingGraph
 from rmp_deploy.training.models import resnet19, vgg16
 
 SHAPE, BATCH, T = (3, 32, 32), 8, 4
@@ -94,20 +95,25 @@ def parity_float(quick: bool) -> dict[str, object]:
     for name in ("vgg16",) if quick else NETWORKS:
         model = calibrated(name)
         trained = to_graph(model, SHAPE, name)
-        graph = rmp_deploy.fold_batchnorm(trained)
-        recorded = ("spikes", "v")
-        traces = [trace_torch(model, x, trained.input.encoding)] + [
-            rmp_deploy.run(graph, x, backend, record=recorded) for backend in ("reference", "onnxruntime")
-        ]
-        for rung in rmp_deploy.climb(graph, x, traces, trained):
-            rungs[f"{name}: {rung.source} -> {rung.target}"] = {
-                "holds": rung.holds,
-                "compared": rung.compared,
-                "mismatches": rung.mismatches,
-                "ties": sum(layer.ties for layer in rung.layers),
-            }
-            holds &= rung.holds
+        found = rungs_of(model, x, trained, rmp_deploy.fold_batchnorm(trained))
+        rungs.update({f"{name}: {rung}": figures for rung, figures in found.items()})
+        holds &= all(figures["holds"] for figures in found.values())
     return {"rungs": rungs, "holds": holds}
+
+
+def rungs_of(model: nn.Module, x: np.ndarray, trained: SpikingGraph, graph: SpikingGraph) -> dict[str, dict[str, int]]:
+    """What the ladder from torch over the reference to ONNX Runtime compared, rung by rung."""
+    traces = [trace_torch(model, x, trained.input.encoding)]
+    traces += [rmp_deploy.run(graph, x, backend, record=("spikes", "v")) for backend in ("reference", "onnxruntime")]
+    return {
+        f"{rung.source} -> {rung.target}": {
+            "holds": rung.holds,
+            "compared": rung.compared,
+            "mismatches": rung.mismatches,
+            "ties": sum(layer.ties for layer in rung.layers),
+        }
+        for rung in rmp_deploy.climb(graph, x, traces, trained)
+    }
 
 
 def calibrated(name: str, x: np.ndarray | None = None) -> nn.Module:

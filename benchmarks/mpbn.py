@@ -6,12 +6,13 @@ from collections.abc import Callable
 
 import numpy as np
 import torch
+from float_networks import rungs_of
 from timing import alternate
 from torch import Tensor, nn
 
 import rmp_deploy
 from rmp_deploy.converters.torch_mpbn import fold
-from rmp_deploy.converters.torch_to_ir import to_graph, trace_torch
+from rmp_deploy.converters.torch_to_ir import to_graph
 from rmp_deploy.ir import ops
 from rmp_deploy.ir.graph import SpikingGraph
 from rmp_deploy.passes.quantize import quantize
@@ -44,17 +45,7 @@ def mpbn_fold(quick: bool) -> dict[str, object]:
         trained = to_graph(model, shape, name)
         graph = rmp_deploy.fold_batchnorm(trained)
         assert not graph.of_type(ops.BatchNorm)
-        traces = [trace_torch(model, x, "direct")]
-        traces += [
-            rmp_deploy.run(graph, x, backend, record=("spikes", "v")) for backend in ("reference", "onnxruntime")
-        ]
-        for rung in rmp_deploy.climb(graph, x, traces, trained):
-            rungs[f"{name}: {rung.source} -> {rung.target}"] = {
-                "holds": rung.holds,
-                "compared": rung.compared,
-                "mismatches": rung.mismatches,
-                "ties": sum(layer.ties for layer in rung.layers),
-            }
+        rungs.update({f"{name}: {rung}": figures for rung, figures in rungs_of(model, x, trained, graph).items()})
         folds["float32"][name] = mismatches_of_fold(model, torch.from_numpy(x))
         folds["float64"][name] = mismatches_of_fold(model.double(), torch.from_numpy(x).double())
     return {**folds, "rungs": rungs}
