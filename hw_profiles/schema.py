@@ -79,7 +79,11 @@ MESH: dict[str, LimitKind] = {
     "cores_per_tile": LimitKind("core", "tile"),
 }
 # Times [s] of one operation on one core, or of one message.
-LATENCIES: dict[str, Term] = {**{t: TERMS[t] for t in ("ac", "neuron_active", "neuron_inactive", "spike")}, **ROUTES}
+LATENCIES: dict[str, Term] = {
+    **{t: TERMS[t] for t in ("ac", "neuron_active", "neuron_inactive", "spike")},
+    **ROUTES,
+    "step": Term("steps that are held back to a fixed rate", "step"),
+}
 STATIC: dict[str, Term] = {  # powers [W] that are drawn whatever the network does
     "chip": Term("a chip that is on", "chip"),
     "core": Term("a core that is on", "core"),

@@ -69,10 +69,15 @@ class Axis:
 
     def readers(self, tile: int) -> Ints:
         """Tiles that read each source position."""
-        group, position, before = self._pairs
-        found = np.bincount(group[position // tile != before // tile], minlength=self.groups)
-        readers: Ints = np.repeat(found, self.each)
+        group, _ = self.meetings(tile)
+        readers: Ints = np.repeat(np.bincount(group, minlength=self.groups), self.each)
         return readers
+
+    def meetings(self, tile: int) -> tuple[Ints, Ints]:
+        """Every pair of a group and a tile that reads it, once, in order."""
+        group, position, before = self._pairs
+        first = position // tile != before // tile
+        return group[first], position[first] // tile
 
     @cached_property
     def _taps(self) -> Ints:

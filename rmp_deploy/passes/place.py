@@ -52,6 +52,7 @@ class Layer:
         shape: of the layer; tile: of a block of it, the last ones along an axis may be smaller.
         used: what each core holds, by the name of the limit that it falls under; [cores], in units of that limit.
         kernel_bytes: synapse memory of all its cores if a convolution's kernel were stored once on each.
+        connections: where its synapses come from.
     """
 
     name: str
@@ -62,6 +63,7 @@ class Layer:
     tile: Shape
     used: Mapping[str, Ints]
     kernel_bytes: int
+    connections: tuple[Connection, ...]
 
     @property
     def neurons(self) -> int:
@@ -245,7 +247,17 @@ def _placed(layer: ChipLayer, tiles: Mapping[str, Shape], leaving: Leaving) -> L
     use[MEMORY_LIMIT] = -(-bits // 8)
     ops = tuple(dict.fromkeys(c.op.name for c in layer.connections))
     used = {name: use[name].ravel() for name in PER_CORE}
-    return Layer(layer.name, layer.head.kind, layer.kind, ops, layer.shape, tile, used, -(-kernel_bits // 8))
+    return Layer(
+        name=layer.name,
+        op=layer.head.kind,
+        kind=layer.kind,
+        synapses=ops,
+        shape=layer.shape,
+        tile=tile,
+        used=used,
+        kernel_bytes=-(-kernel_bits // 8),
+        connections=layer.connections,
+    )
 
 
 def _sizes(n: int, most: int) -> Ints:
