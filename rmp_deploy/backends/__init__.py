@@ -65,7 +65,7 @@ def run(graph: SpikingGraph, x: npt.NDArray[Any], backend: str, record: Sequence
         graph: the network.
         x: [N, *shape] for direct encoding, [N, T, *shape] for a time series.
         backend: one of `BACKENDS`.
-        record: which of spikes, v and u of every neuron op to keep.
+        record: which of spikes, v and u of every neuron op, and of the value that is read out, to keep.
 
     Raises:
         RmpDeployError: as `batches`.

@@ -20,7 +20,7 @@ from rmp_deploy.ir.graph import SpikingGraph
 from rmp_deploy.ir.reference import read_out
 from rmp_deploy.ir.trace import Record, Trace
 
-RECORDS: tuple[Record, ...] = ("spikes", "v")
+RECORDS: tuple[Record, ...] = ("spikes", "v", "readout")
 _turn = threading.Lock()
 
 
@@ -49,7 +49,7 @@ def run(
     Args:
         graph: the network.
         x: samples.
-        record: which of spikes and v to keep.
+        record: which of spikes, v and readout to keep.
         fast: the backend `lava_fast`: the same processes with the models and channels of `converters.lava.fast`.
         patience: [s] in which some process must finish a time step.
 
@@ -92,6 +92,7 @@ def run(
             output=read_out(graph.readout, np.moveaxis(values, 1, 0)),
             spikes={name: recording.read() for name, recording in network.spikes.items()},
             v={name: recording.read() for name, recording in network.v.items()},
+            readout={graph.readout.value: values} if "readout" in record else {},
         )
 
 

@@ -28,10 +28,14 @@ def run(graph: SpikingGraph, x: npt.NDArray[Any], record: Sequence[Record] = ())
     graph.check_samples(x)
     with onnx_io.runnable(graph, record) as model:
         found = _outputs(model, x)
-    layers = {str(what): {op.name: found[f"trace/{what}/{op.name}"] for op in graph.spiking} for what in record}
+    layers = {str(what): {name: found[f"trace/{what}/{name}"] for name in _recorded(graph, what)} for what in record}
     if "spikes" in layers:
         layers["spikes"] = {name: s > 0 for name, s in layers["spikes"].items()}
     return Trace(backend="onnxruntime", output=found["output"], **layers)
+
+
+def _recorded(graph: SpikingGraph, what: Record) -> list[str]:
+    return [graph.readout.value] if what == "readout" else [op.name for op in graph.spiking]
 
 
 def run_file(path: str | Path, x: npt.NDArray[Any]) -> dict[str, npt.NDArray[Any]]:

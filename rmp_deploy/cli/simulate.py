@@ -33,7 +33,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_file(parser)
     add_data(parser)
     parser.add_argument("--backend", choices=BACKENDS, default="onnxruntime", help="who runs it (default: onnxruntime)")
-    parser.add_argument("--record", default="", metavar="spikes,v", help="what to record: spikes, v, u")
+    parser.add_argument("--record", default="", metavar="spikes,v", help="what to record: spikes, v, u, readout")
     parser.add_argument("--out", metavar="TRACE.npz", help="file for what --record asks for")
 
 

@@ -206,7 +206,9 @@ def run(graph: SpikingGraph, x: npt.NDArray[Any], record: Sequence[Record] = ())
     states = {op.name: {key: zeros(op) for key in NEURONS[type(op)][1]} for op in graph.ops if type(op) in NEURONS}
     waiting = {op.name: deque([zeros(op)] * op.steps) for op in graph.of_type(Delay)}
     spiking = graph.spiking
-    kept: dict[Record, dict[str, list[npt.NDArray[Any]]]] = {r: {op.name: [] for op in spiking} for r in record}
+    kept: dict[Record, dict[str, list[npt.NDArray[Any]]]] = {
+        what: {op.name: [] for op in spiking} for what in record if what != "readout"
+    }
     read: list[Value] = []
     for t in range(graph.T):
         values = {graph.input.name: samples if graph.input.encoding == "direct" else samples[:, t]}
@@ -232,4 +234,6 @@ def run(graph: SpikingGraph, x: npt.NDArray[Any], record: Sequence[Record] = ())
     traces = {
         str(what): {name: np.stack(steps, axis=1) for name, steps in layers.items()} for what, layers in kept.items()
     }
+    if "readout" in record:
+        traces["readout"] = {graph.readout.value: np.stack(read, axis=1)}
     return Trace(backend="reference", output=read_out(graph.readout, np.stack(read)), **traces)

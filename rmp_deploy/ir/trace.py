@@ -9,7 +9,7 @@ from typing import Any, Literal
 import numpy as np
 import numpy.typing as npt
 
-Record = Literal["spikes", "v", "u"]
+Record = Literal["spikes", "v", "u", "readout"]
 Layers = dict[str, npt.NDArray[Any]]
 
 
@@ -23,6 +23,7 @@ class Trace:
         spikes: per neuron op, bool [N, T, *shape].
         v: per neuron op, the membrane potential after the reset, [N, T, *shape].
         u: per neuron op, the membrane potential that the threshold sees, [N, T, *shape].
+        readout: the value that is read out, by its name, at every step [N, T, *shape]; `output` is the rule over it.
     """
 
     backend: str
@@ -30,6 +31,7 @@ class Trace:
     spikes: Layers = field(default_factory=dict)
     v: Layers = field(default_factory=dict)
     u: Layers = field(default_factory=dict)
+    readout: Layers = field(default_factory=dict)
 
     @property
     def n_samples(self) -> int:
@@ -54,4 +56,5 @@ def concatenate(traces: Sequence[Trace]) -> Trace:
         spikes=join("spikes"),
         v=join("v"),
         u=join("u"),
+        readout=join("readout"),
     )

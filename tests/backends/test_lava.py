@@ -238,7 +238,7 @@ def test_refused_by_name_before_anything_is_built(case):
 
 def test_refuses_u_and_samples_that_do_not_fit():
     graph = network([a_linear("fc", "x", 2, 3), neurons("n", "fc")], (3,))
-    with pytest.raises(RmpDeployError, match=r"backend 'lava': record = 'u', allowed spikes, v\. .*reference"):
+    with pytest.raises(RmpDeployError, match=r"backend 'lava': record = 'u', allowed spikes, v, readout\. .*reference"):
         lava.run(graph, np.ones((1, 3)), ("spikes", "u"))
     with pytest.raises(RmpDeployError, match=r"shape = \(1, 4\), allowed \(N, 3\)"):
         lava.run(graph, np.ones((1, 4)))

@@ -27,7 +27,7 @@ FLOAT, DOUBLE, INT64 = TensorProto.FLOAT, TensorProto.DOUBLE, TensorProto.INT64
 
 
 def to_model(graph: SpikingGraph, record: Sequence[Record] = ()) -> ModelProto:
-    """Build the ONNX model; `record` adds outputs `trace/<what>/<neuron op>` [B, T, *shape], never saved."""
+    """Build the ONNX model; `record` adds outputs `trace/<what>/<op>` [B, T, *shape], never saved."""
     model = ModelProto()
     model.ParseFromString(to_bytes(graph, record))
     return model
@@ -60,8 +60,11 @@ def to_skeleton(graph: SpikingGraph, record: Sequence[Record] = ()) -> tuple[Mod
     traced = [
         (f"trace/{what}/{op.name}", op.name + suffix[what], FLOAT if what == "spikes" else state_type(op))
         for what in record
+        if what != "readout"
         for op in spiking
     ]
+    if "readout" in record:
+        traced.append((f"trace/readout/{graph.readout.value}", graph.readout.value, FLOAT))
     scanned = [("time/readout", graph.readout.value, FLOAT), *traced]
     constants: dict[str, npt.NDArray[Any]] = {}
     nodes = [helper.make_node("Shape", ["input"], ["time/batch"], start=0, end=1)]
