@@ -194,7 +194,10 @@ def test_spikes_stay_spikes_through_flatten():
     assert (first.input, readout.input) == ("real-valued", "spikes")
     assert readout.counts["ac"] == 5 * int(trace.spikes["lif1"].sum())
     assert (readout.neurons, readout.firing_rate) == (None, None)
-    assert count(graph, trace) == count(graph, trace, x)  # a direct input's samples are not needed
+    without = count(graph, trace)  # a direct input's samples are not needed, but to know which are 0
+    assert set(without.layers[0].activity) == {"input_elements"}
+    assert replace(without.layers[0], activity=first.activity) == first
+    assert without.layers[1] == readout
 
 
 def test_two_populations_behind_one_synapse_get_two_rows():

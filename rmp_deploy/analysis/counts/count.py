@@ -1,18 +1,32 @@
-"""Step a trace through its graph once more, and count what each op does."""
+"""Run a trace through its graph once more, all steps at once, and count what each op does."""
 
 from __future__ import annotations
 
-from collections import deque
+import math
+from functools import reduce
+from operator import add
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from rmp_deploy.analysis.counts.fan_out import SYNAPSES, Bools
-from rmp_deploy.analysis.counts.rules import COUNT, cost, shortcut
+from rmp_deploy.analysis.counts.fan_out import SYNAPSES
+from rmp_deploy.analysis.counts.rules import COUNT, Tally, activity, cost, shortcut
 from rmp_deploy.analysis.counts.shortcut import is_shortcut, repeats
-from rmp_deploy.analysis.counts.table import Counts, InputKind, LayerCounts
-from rmp_deploy.analysis.counts.values import MESSAGES, REAL, SPIKES, Facts, Kinds, Value, evaluate, facts_of, step_of
+from rmp_deploy.analysis.counts.sums import Bools, Ints, per_neuron, true
+from rmp_deploy.analysis.counts.table import ACTIVITY, Counts, InputKind, LayerCounts, Spread
+from rmp_deploy.analysis.counts.values import (
+    MESSAGES,
+    REAL,
+    SPIKES,
+    Facts,
+    Kinds,
+    Step,
+    Value,
+    delayed,
+    evaluate,
+    facts_of,
+)
 from rmp_deploy.errors import RmpDeployError, op_error
 from rmp_deploy.hw_profiles import TERMS
 from rmp_deploy.ir.graph import SpikingGraph
@@ -21,6 +35,7 @@ from rmp_deploy.ir.trace import Trace
 
 Samples = npt.NDArray[np.generic]
 NEURONS = (SpikingNeuron, LI)
+AT_ONCE = 2**24  # elements of the largest value, over samples and steps: what is counted at a time
 
 
 def count(graph: SpikingGraph, trace: Trace, x: Samples | None = None) -> Counts:
@@ -59,52 +74,100 @@ def count(graph: SpikingGraph, trace: Trace, x: Samples | None = None) -> Counts
         raise RmpDeployError(f"counts of graph '{graph.name}': samples = 0, allowed >= 1. Run the network first.")
     check(graph)
     frames, kinds = _input(graph, trace.n_samples, x)
-    facts = facts_of(graph, kinds)
     repeating = {op.name for op in graph.spiking if op.name not in trace.spikes and repeats(graph, op)}
-    known = [op for op in graph.spiking if op.name not in repeating]
-    spikes = {op.name: _spikes(op, trace, (graph.T, *graph.shapes[op.name])) for op in known}
+    spikes = {op.name: _spikes(op, trace, graph) for op in graph.spiking if op.name not in repeating}
+    at_once = max(1, AT_ONCE // (graph.T * max(math.prod(shape) for shape in graph.shapes.values())))
+    parts = [slice(start, start + at_once) for start in range(0, trace.n_samples, at_once)]
+    return reduce(
+        add,
+        (
+            _count(
+                graph,
+                {graph.input.name: frames[part], **{name: found[part] for name, found in spikes.items()}},
+                facts_of(graph, kinds[part], given=x is not None),
+                repeating,
+            )
+            for part in parts
+        ),
+    )
+
+
+def _count(graph: SpikingGraph, recorded: dict[str, Value], facts: dict[str, Facts], repeating: set[str]) -> Counts:
+    """Counts of samples whose input and spikes are `recorded`."""
+    n = len(recorded[graph.input.name])
     shortcuts = {op.name for op in graph.ops if is_shortcut(graph, op)}
+    values = _values(graph, recorded, facts, shortcuts | repeating)
+    steps = {name: Step(value, facts[name]) for name, value in values.items()}
     row_of = _row_of(graph)
-    counts = {row: dict.fromkeys(TERMS, 0) for row in row_of.values()}
-    cached = dict.fromkeys(counts, 0)
-    none = np.zeros(trace.n_samples, np.bool_)
-    waiting = {
-        op.name: deque([np.broadcast_to(none.reshape(-1, *(1,) * len(op.shape)), (len(none), *op.shape))] * op.steps)
-        for op in graph.of_type(Delay)
-    }
-    for t in range(graph.T):
-        values: dict[str, Value] = {graph.input.name: frames[:, t]}
+    tallies: dict[str, dict[str, Tally]] = {row: dict.fromkeys(TERMS, 0) for row in row_of.values()}
+    cached = dict.fromkeys(tallies, 0)
+    active = {row: dict.fromkeys(ACTIVITY, 0) for row in tallies}
+    neurons: dict[str, SpikingNeuron] = {}
+    for op in graph.ops:
+        row, read = row_of[op.name], [steps[i] for i in op.inputs]
+        terms = shortcut(read[0]) if op.name in shortcuts else cost(op, read, steps[op.name])
+        for term, tally in terms.items():
+            tallies[row][term] = tallies[row][term] + tally
+        once = all(facts[i].constant for i in op.inputs)
+        mac = np.broadcast_to(terms.get("mac", 0), (n, graph.T))
+        cached[row] += int((mac[:, :1] if once else mac).sum())
+        if isinstance(op, SYNAPSES):
+            active[row] = activity(op, read[0], op.name in shortcuts)
+        if isinstance(op, SpikingNeuron):
+            neurons.setdefault(row, op)
+    rows = []
+    for op in graph.ops:
+        if op.name in tallies:
+            all_of = {term: np.broadcast_to(tally, (n, graph.T)) for term, tally in tallies[op.name].items()}
+            fires = neurons.get(op.name)
+            rows.append(
+                LayerCounts(
+                    layer=op.name,
+                    neurons=None if fires is None else fires.name,
+                    input=_kind(facts[op.inputs[0]]),
+                    counts={term: int(tally.sum()) for term, tally in all_of.items()},
+                    mac_if_cached=cached[op.name],
+                    spreads={term: _spread(tally.sum(axis=1)) for term, tally in all_of.items()},
+                    steps={term: tuple(tally.sum(axis=0).tolist()) for term, tally in all_of.items()},
+                    activity=active[op.name],
+                    neuron_spikes=None if fires is None else per_neuron(steps[fires.name].events),
+                )
+            )
+    totals = {term: np.broadcast_to(sum(row[term] for row in tallies.values()), (n, graph.T)) for term in TERMS}
+    return Counts(n, graph.T, tuple(rows), {term: _spread(total.sum(axis=1)) for term, total in totals.items()})
+
+
+def _values(
+    graph: SpikingGraph, recorded: dict[str, Value], facts: dict[str, Facts], passing: set[str]
+) -> dict[str, Value]:
+    """Every value in all steps, [N, T, *shape]; `passing`: synapses and neurons that hand on what they read.
+
+    A loop that no recorded neuron cuts is evaluated again until nothing changes: each time one more step is right.
+    """
+    n, values = len(recorded[graph.input.name]), dict(recorded)
+    place = {op.name: i for i, op in enumerate(graph.ops) if op.name not in recorded}
+    late = {op.inputs[0] for op in graph.of_type(Delay) if place.get(op.inputs[0], -1) > place[op.name]}
+    while True:
+        before = {name: values.get(name) for name in late}
         for op in graph.ops:
+            if op.name in recorded:
+                continue
             if isinstance(op, Delay):
-                values[op.name] = waiting[op.name].popleft()
-            elif op.name in spikes:
-                values[op.name] = spikes[op.name][:, t]
-            elif isinstance(op, LI) or op.name in shortcuts | repeating:
+                values[op.name] = delayed(op, values.get(op.inputs[0]), (n, graph.T))
+            elif isinstance(op, LI) or op.name in passing:
                 values[op.name] = values[op.inputs[0]]
             else:
                 read, of = [values[i] for i in op.inputs], [facts[i] for i in op.inputs]
                 values[op.name] = evaluate(op, read, of, graph.shapes[op.name])
-            # a Delay may read what is not made yet, and its rule does not look at it
-            steps = [step_of(values[i], facts[i]) for i in op.inputs if i in values]
-            made = step_of(values[op.name], facts[op.name])
-            for term, n in (shortcut(steps[0]) if op.name in shortcuts else cost(op, steps, made)).items():
-                counts[row_of[op.name]][term] += n
-                if term == "mac" and (t == 0 or not all(facts[i].constant for i in op.inputs)):
-                    cached[row_of[op.name]] += n
-        for op in graph.of_type(Delay):  # at the end of the step: it may read a value that is made after it
-            waiting[op.name].append(values[op.inputs[0]])
-    rows = [
-        LayerCounts(
-            layer=op.name,
-            neurons=next((n.name for n in graph.spiking if row_of[n.name] == op.name), None),
-            input=_kind(facts[op.inputs[0]]),
-            counts=counts[op.name],
-            mac_if_cached=cached[op.name],
-        )
-        for op in graph.ops
-        if op.name in counts
-    ]
-    return Counts(trace.n_samples, graph.T, tuple(rows))
+        if all(old is not None and np.array_equal(old, values[name]) for name, old in before.items()):
+            return values
+
+
+def _spread(counts: Ints) -> Spread:
+    """Of the counts of each sample, [N]."""
+    low, high = int(counts.min()), int(counts.max())
+    exact = counts if high * high * len(counts) < 2**63 else counts.astype(object)
+    return Spread(low, high, int((exact * exact).sum()))
 
 
 def check(graph: SpikingGraph) -> None:
@@ -126,7 +189,7 @@ def _input(graph: SpikingGraph, n: int, x: Samples | None) -> tuple[Value, Kinds
             raise RmpDeployError(f"samples: N = {len(x)}, allowed {n} as in the trace. Give the samples that were run.")
     direct = graph.input.encoding == "direct"
     if x is None and direct and bits is None and not graph.of_type(Quantize):
-        return np.broadcast_to(np.True_, shape), np.full(n, REAL, np.int8)
+        return true(shape), np.full(n, REAL, np.int8)
     if x is None:
         what = shape[:1] + shape[2:] if direct else shape
         raise RmpDeployError(
@@ -140,8 +203,8 @@ def _input(graph: SpikingGraph, n: int, x: Samples | None) -> tuple[Value, Kinds
     return frames, np.where(binary, SPIKES, REAL).astype(np.int8)
 
 
-def _spikes(op: SpikingNeuron, trace: Trace, shape: tuple[int, ...]) -> Bools:
-    wanted = (trace.n_samples, *shape)
+def _spikes(op: SpikingNeuron, trace: Trace, graph: SpikingGraph) -> Bools:
+    wanted = (trace.n_samples, graph.T, *graph.shapes[op.name])
     spikes = trace.spikes.get(op.name)
     if spikes is None:
         raise op_error(op.kind, op.name, "spikes in the trace = none", f"bool {wanted}", "Run with record=['spikes']")

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
+from rmp_deploy.analysis.counts.sums import CHANNEL, Bools, Ints, distinct
 from rmp_deploy.errors import op_error
 from rmp_deploy.ir.ops import (
     AvgPool2d,
@@ -22,8 +23,6 @@ from rmp_deploy.ir.ops import (
     SumPool2d,
 )
 
-Bools = npt.NDArray[np.bool_]
-Ints = npt.NDArray[np.int64]
 Dense = Linear | LoihiLinear
 Convolution = Conv1d | Conv2d | LoihiConv2d
 Pool = AvgPool2d | SumPool2d | MaxPool2d
@@ -45,19 +44,41 @@ def fan_out(op: Op, input_shape: Shape) -> Ints:
         raise op_error(op.kind, op.name, "fan-out = none", allowed, "Ask for a synaptic op")
     output_shape = op.output_shape(input_shape)
     if isinstance(op, Dense):
-        return np.full(input_shape, output_shape[0], dtype=np.int64)
+        return np.broadcast_to(np.int64(output_shape[0]), input_shape)
     per_position = np.array(op.weight.shape[0] // op.groups)
     for size, padding, taps in zip(input_shape[1:], op.padding, _taps_of(op, output_shape), strict=True):
         padded = np.zeros(size + 2 * padding, dtype=np.int64)
         for tap in taps:
             padded[tap] += 1
         per_position = np.multiply.outer(per_position, padded[padding : padding + size])
-    return np.broadcast_to(per_position, input_shape).astype(np.int64)
+    return np.broadcast_to(per_position.astype(np.int64), input_shape)
+
+
+def fan_out_nonzero(op: Dense | Convolution, input_shape: Shape) -> Ints:
+    """`fan_out` over the synapses alone whose weight is not 0."""
+    nonzero = op.weight != 0
+    if nonzero.all():
+        return fan_out(op, input_shape)
+    if isinstance(op, Dense):
+        to_input: Ints = nonzero.sum(axis=0, dtype=np.int64)
+        return to_input
+    by_group = nonzero.reshape(op.groups, -1, *nonzero.shape[1:]).sum(axis=1, dtype=np.int64)
+    of_tap = by_group.reshape(input_shape[0], *nonzero.shape[2:])
+    padded = np.zeros(
+        (input_shape[0], *(n + 2 * p for n, p in zip(input_shape[1:], op.padding, strict=True))), np.int64
+    )
+    taps = [list(enumerate(axis)) for axis in _taps_of(op, op.output_shape(input_shape))]
+    for tap in itertools.product(*taps):
+        at, positions = zip(*tap, strict=True)
+        padded[(slice(None), *positions)] += np.expand_dims(of_tap[(slice(None), *at)], tuple(range(1, 1 + len(at))))
+    inside = (slice(p, p + n) for n, p in zip(input_shape[1:], op.padding, strict=True))
+    return padded[(slice(None), *inside)]
 
 
 def reach(op: Op, events: Bools, shape: Shape) -> Bools:
-    """Which outputs of a synapse or a pool an event reaches: [N, *input shape] to [N, *shape]."""
-    return REACH[type(op)](op, events, shape)
+    """Which outputs of a synapse or a pool an event reaches: [N, T, *input shape] to [N, T, *shape]."""
+    reached = REACH[type(op)](op, distinct(events, CHANNEL + 1), shape)
+    return np.broadcast_to(reached, (*events.shape[:2], *shape))
 
 
 def _taps(kernel: int, stride: int, dilation: int, outputs: int) -> list[slice]:
@@ -74,24 +95,28 @@ def _taps_of(op: Convolution | Pool, output_shape: Shape) -> list[list[slice]]:
 
 
 def _reach_windows(op: Convolution | Pool, events: Bools, shape: Shape) -> Bools:
-    """[N, C, *map] to [N, C, *map_out]: is there an event in the window? One axis at a time."""
-    for axis, (padding, taps) in enumerate(zip(op.padding, _taps_of(op, shape), strict=True), start=2):
-        widths = [(padding, padding) if i == axis else (0, 0) for i in range(events.ndim)]
-        padded = np.moveaxis(np.pad(events, widths), axis, -1)
-        found = np.zeros((*padded.shape[:-1], shape[axis - 1]), dtype=np.bool_)
-        for tap in taps:
-            found |= padded[..., tap]
-        events = np.moveaxis(found, -1, axis)
+    """[N, T, C, *map] to [N, T, C, *map_out]: is there an event in the window? One axis at a time."""
+    for axis, (padding, taps) in enumerate(zip(op.padding, _taps_of(op, shape), strict=True), start=CHANNEL + 1):
+        before = (slice(None),) * axis
+        padded = np.pad(events, [(padding, padding) if i == axis else (0, 0) for i in range(events.ndim)])
+        found = padded[(*before, taps[0])].copy()
+        for tap in taps[1:]:
+            found |= padded[(*before, tap)]
+        events = found
     return events
 
 
 def _reach_convolution(op: Convolution, events: Bools, shape: Shape) -> Bools:
-    by_group = events.reshape(len(events), op.groups, -1, *events.shape[2:]).any(axis=2)
-    return np.repeat(_reach_windows(op, by_group, shape), shape[0] // op.groups, axis=1)
+    """All outputs of a group read the same windows."""
+    groups = op.groups if events.shape[CHANNEL] > 1 else 1
+    by_group = events.reshape(*events.shape[:CHANNEL], groups, -1, *events.shape[CHANNEL + 1 :])
+    found = _reach_windows(op, np.bitwise_or.reduce(by_group, axis=CHANNEL + 1), shape)
+    return np.repeat(found, shape[0] // groups, axis=CHANNEL) if groups > 1 else found
 
 
-def _reach_dense(op: Dense, events: Bools, shape: Shape) -> Bools:
-    return np.broadcast_to(events.any(axis=-1, keepdims=True), (len(events), *shape))
+def _reach_dense(_op: Dense, events: Bools, _shape: Shape) -> Bools:
+    somewhere: Bools = events.any(axis=-1, keepdims=True)
+    return somewhere
 
 
 REACH: dict[type[Op], Callable[[Any, Bools, Shape], Bools]] = {

@@ -1,15 +1,17 @@
-"""What one step of one op costs: a counting rule for every op."""
+"""What the steps of one op cost: a counting rule for every op."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
+from functools import reduce
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from rmp_deploy.analysis.counts.fan_out import Convolution, Dense, Pool, fan_out
+from rmp_deploy.analysis.counts.fan_out import Convolution, Dense, Pool, fan_out, fan_out_nonzero
+from rmp_deploy.analysis.counts.sums import CHANNEL, Ints, outside, per_step, weighted
 from rmp_deploy.analysis.counts.values import MESSAGES, REAL, SPIKES, Step
 from rmp_deploy.ir.ops import (
     LI,
@@ -33,121 +35,154 @@ from rmp_deploy.ir.ops import (
     SumPool2d,
 )
 
+Tally = int | Ints  # of each sample and step: one number where they do not differ, else what broadcasts to [N, T]
+Terms = dict[str, Tally]
 KEEP_ALL = 4096  # Loihi's decays are fractions of it
 
 
-def cost(op: Op, read: Sequence[Step], made: Step) -> dict[str, int]:
-    """What the N samples of one step of `op` cost, by term; terms that are absent are 0."""
+def cost(op: Op, read: Sequence[Step], made: Step) -> Terms:
+    """What `op` costs, by term; terms that are absent are 0."""
     return COUNT[type(op)](op, read, made)
 
 
-def _synapse(op: Dense | Convolution, read: Sequence[Step], made: Step) -> dict[str, int]:
+def _synapse(op: Dense | Convolution, read: Sequence[Step], made: Step) -> Terms:
     """A spike is accumulated along each of its synapses; a message is multiplied and accumulated."""
-    (x,) = read
-    synapses = fan_out(op, x.events.shape[1:])
-
-    def reached(events: npt.NDArray[np.bool_]) -> int:
-        return int((events.sum(axis=0, dtype=np.int64) * synapses).sum())
-
-    dense = int(np.count_nonzero(x.facts.kinds == REAL)) * int(synapses.sum())
-    ac, mac = reached(x.of(SPIKES)), reached(x.of(MESSAGES)) + dense
+    synapses = fan_out(op, read[0].value.shape[CHANNEL:])
     has_bias = getattr(op, "bias", None) is not None
-    return {"ac": ac, "mac": mac, "weight_read": ac + mac, "bias_add": made.events.size if has_bias else 0}
+    return {**_operations(read[0], synapses), "bias_add": _size(made) if has_bias else 0}
 
 
-def shortcut(x: Step) -> dict[str, int]:
+def shortcut(x: Step) -> Terms:
     """One synapse for each element."""
-    ac, mac = int(np.count_nonzero(x.of(SPIKES))), int(np.count_nonzero(x.of(MESSAGES))) + x.of(REAL).size
+    return _operations(x, _one_each(x))
+
+
+def activity(op: Dense | Convolution, x: Step, is_shortcut: bool) -> dict[str, int]:
+    """What a synaptic op read, by the names in `ACTIVITY`, over all samples and steps."""
+    counted = {"input_elements": x.value.size}
+    if not x.facts.known:
+        return counted
+    shape = x.value.shape[CHANNEL:]
+    n = weighted(x.nonzero, _one_each(x) if is_shortcut else fan_out_nonzero(op, shape))
+    return {
+        **counted,
+        "input_events": _total(per_step(x.nonzero), x),
+        "ac_nonzero": _total(x.of(SPIKES) * n, x),
+        "mac_nonzero": _total((1 - x.of(SPIKES)) * n, x),
+    }
+
+
+def _total(n: Ints, x: Step) -> int:
+    return int(np.broadcast_to(n, x.value.shape[:CHANNEL]).sum())
+
+
+def _one_each(x: Step) -> Ints:
+    return np.broadcast_to(np.int64(1), x.value.shape[CHANNEL:])
+
+
+def _operations(x: Step, synapses: Ints) -> Terms:
+    """The events of `x` along their synapses; of real values every one."""
+    real = x.of(REAL)
+    reached = np.zeros((1, 1), np.int64) if real.all() else weighted(x.events, synapses)
+    ac = x.of(SPIKES) * reached
+    mac = x.of(MESSAGES) * reached + real * synapses.sum()
     return {"ac": ac, "mac": mac, "weight_read": ac + mac}
 
 
-def _joined(x: Step) -> dict[str, int]:
+def _joined(x: Step) -> Terms:
     """What joins a current, or neurons, without a synapse: spikes and messages pass an identity, as on the chip."""
     if x.facts.host:
-        return {"residual_add": int(np.count_nonzero(x.events))}
-    ac, mac = (int(np.count_nonzero(x.of(kind))) for kind in (SPIKES, MESSAGES))
-    return {"ac": ac, "mac": mac, "weight_read": ac + mac, "residual_add": x.of(REAL).size}
+        return {"residual_add": per_step(x.events)}
+    events = np.zeros((1, 1), np.int64) if x.of(REAL).all() else per_step(x.events)
+    ac, mac = x.of(SPIKES) * events, x.of(MESSAGES) * events
+    return {"ac": ac, "mac": mac, "weight_read": ac + mac, "residual_add": x.of(REAL) * _size(x)}
 
 
-def _add(_op: Add, read: Sequence[Step], made: Step) -> dict[str, int]:
+def _size(x: Step) -> int:
+    """Elements of one step of one sample."""
+    return math.prod(x.value.shape[CHANNEL:])
+
+
+def _add(_op: Add, read: Sequence[Step], made: Step) -> Terms:
     """Currents add up in the neuron, where each accumulate is that add already: what else there is, is counted."""
     if made.facts.current:
         return _sum([_joined(x) for x in read if not x.facts.current])
-    real = made.facts.kinds == REAL
-    meeting = np.sum([x.events[~real] for x in read], axis=0, dtype=np.int64) - 1
-    dense = (len(read) - 1) * made.events[real].size
-    return {"residual_add": dense + int(meeting[meeting > 0].sum())}
+    real = made.of(REAL)
+    if real.all():
+        return {"residual_add": (len(read) - 1) * _size(made)}
+    somewhere = reduce(np.logical_or, [x.events for x in read])
+    meeting = sum(per_step(x.events) for x in read) - per_step(somewhere)
+    return {"residual_add": real * (len(read) - 1) * _size(made) + (1 - real) * meeting}
 
 
-def _sum(parts: Sequence[dict[str, int]]) -> dict[str, int]:
+def _sum(parts: Sequence[Terms]) -> Terms:
     terms = dict.fromkeys(term for part in parts for term in part)
     return {term: sum(part.get(term, 0) for part in parts) for term in terms}
 
 
-def _sum_of_window(op: Pool, _read: Sequence[Step], made: Step) -> dict[str, int]:
-    return {"pool_add": made.events.size * (math.prod(op.kernel) - 1)}
+def _sum_of_window(op: Pool, _read: Sequence[Step], made: Step) -> Terms:
+    return {"pool_add": _size(made) * (math.prod(op.kernel) - 1)}
 
 
-def _or_of_window(op: MaxPool2d, _read: Sequence[Step], made: Step) -> dict[str, int]:
-    return {"pool_or": made.events.size * (math.prod(op.kernel) - 1)}
+def _or_of_window(op: MaxPool2d, _read: Sequence[Step], made: Step) -> Terms:
+    return {"pool_or": _size(made) * (math.prod(op.kernel) - 1)}
 
 
-def _conversion(_op: Op, _read: Sequence[Step], made: Step) -> dict[str, int]:
-    return {"conversion": made.events.size}
+def _conversion(_op: Op, _read: Sequence[Step], made: Step) -> Terms:
+    return {"conversion": _size(made)}
 
 
-def _delay(_op: Delay, _read: Sequence[Step], made: Step) -> dict[str, int]:
+def _delay(_op: Delay, _read: Sequence[Step], made: Step) -> Terms:
     """A word goes into the buffer of `steps` words and another one comes out; no synaptic operation."""
-    return dict.fromkeys(("state_read", "state_write"), made.events.size)
+    return dict.fromkeys(("state_read", "state_write"), _size(made))
 
 
-def _moved(_op: Op, _read: Sequence[Step], _made: Step) -> dict[str, int]:
+def _moved(_op: Op, _read: Sequence[Step], _made: Step) -> Terms:
     return {}
 
 
-def _lif(op: LIF, read: Sequence[Step], made: Step) -> dict[str, int]:
+def _lif(op: LIF, read: Sequence[Step], made: Step) -> Terms:
     decays = [op.decay, op.current_decay] if isinstance(op, CubaLIF) else [op.decay]
     return _neurons([decay.astype(np.float64) for decay in decays], read, made)
 
 
-def _loihi_lif(op: LoihiLIF, read: Sequence[Step], made: Step) -> dict[str, int]:
+def _loihi_lif(op: LoihiLIF, read: Sequence[Step], made: Step) -> Terms:
     kept = [1 - op.dv / KEEP_ALL, 1 - (op.du + 1) / KEEP_ALL]
-    counted = _neurons(kept, read, made)
-    return {**counted, "bias_add": made.events.size if op.bias_mant.any() else 0}
+    return {**_neurons(kept, read, made), "bias_add": _size(made) if op.bias_mant.any() else 0}
 
 
-def _neurons(kept: Sequence[npt.NDArray[np.float64]], read: Sequence[Step], made: Step) -> dict[str, int]:
+def _neurons(kept: Sequence[npt.NDArray[np.float64]], read: Sequence[Step], made: Step) -> Terms:
     """`kept`: the factor per step of the membrane, and of the synaptic current where the neuron has one."""
-    counted = _states(kept, read, made, made.events)
-    spikes = int(np.count_nonzero(made.events))
-    return {**counted, "neuron_compare": made.events.size, "reset": spikes, "spike": spikes}
+    counted = _states(kept, read, made, outside(made.events, read[0].events))
+    spikes = per_step(made.events)
+    return {**counted, "neuron_compare": _size(made), "reset": spikes, "spike": spikes}
 
 
-def _li(op: LI, read: Sequence[Step], made: Step) -> dict[str, int]:
-    return _states([op.decay.astype(np.float64)], read, made, np.zeros_like(made.events))
+def _li(op: LI, read: Sequence[Step], made: Step) -> Terms:
+    return _states([op.decay.astype(np.float64)], read, made, 0)
 
 
-def _states(
-    kept: Sequence[npt.NDArray[np.float64]], read: Sequence[Step], made: Step, spikes: npt.NDArray[np.bool_]
-) -> dict[str, int]:
-    """Updates and their arithmetic: a factor of 0 forgets and one of 1 keeps, neither multiplies."""
+def _states(kept: Sequence[npt.NDArray[np.float64]], read: Sequence[Step], made: Step, unprompted: Tally) -> Terms:
+    """Updates and their arithmetic: a factor of 0 forgets and one of 1 keeps, neither multiplies.
+
+    `unprompted`: spikes of neurons that no event reached.
+    """
     (x,) = read
-    samples, shape = len(made.events), made.events.shape[1:]
-    factors = [np.broadcast_to(factor, shape) for factor in kept]
-    active = int(np.count_nonzero(x.events | spikes))
-    words = made.events.size + samples * sum(int(np.count_nonzero(factor)) for factor in factors[1:])
+    factors = [np.broadcast_to(factor, made.value.shape[CHANNEL:]) for factor in kept]
+    active = per_step(x.events) + unprompted
+    words = _size(made) + sum(int(np.count_nonzero(factor)) for factor in factors[1:])
     return {
         **({} if x.facts.current or x.facts.host else _joined(x)),
         "neuron_active": active,
-        "neuron_inactive": made.events.size - active,
-        "neuron_multiply": samples * sum(int(np.count_nonzero((f != 0) & (f != 1))) for f in factors),
-        "neuron_add": samples * sum(int(np.count_nonzero(f)) for f in factors),
+        "neuron_inactive": _size(made) - active,
+        "neuron_multiply": sum(int(np.count_nonzero((f != 0) & (f != 1))) for f in factors),
+        "neuron_add": sum(int(np.count_nonzero(f)) for f in factors),
         "state_read": words,
         "state_write": words,
     }
 
 
-COUNT: dict[type[Op], Callable[[Any, Sequence[Step], Step], dict[str, int]]] = {
+COUNT: dict[type[Op], Callable[[Any, Sequence[Step], Step], Terms]] = {
     **dict.fromkeys((Linear, Conv1d, Conv2d, LoihiLinear, LoihiConv2d), _synapse),
     Add: _add,
     **dict.fromkeys((AvgPool2d, SumPool2d), _sum_of_window),

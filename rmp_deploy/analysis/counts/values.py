@@ -1,15 +1,18 @@
-"""What a value is to the hardware (spikes, messages, real values), and where its events are in each step."""
+"""What a value is to the hardware (spikes, messages, real values), and where its events are."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import cached_property, reduce
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from rmp_deploy.analysis.counts.fan_out import REACH, SYNAPSES, Bools, reach
+from rmp_deploy.analysis.counts.fan_out import REACH, SYNAPSES, reach
+from rmp_deploy.analysis.counts.sums import CHANNEL, Bools, Ints, non_zero, true
+from rmp_deploy.errors import op_error
 from rmp_deploy.ir.graph import SpikingGraph
 from rmp_deploy.ir.ops import (
     LI,
@@ -35,7 +38,7 @@ from rmp_deploy.ir.ops import (
 )
 from rmp_deploy.ir.reference import STATELESS
 
-Value = npt.NDArray[Any]  # numbers where they are known (input, spikes, messages), else True where an event arrives
+Value = npt.NDArray[Any]  # [N, T, *shape]: numbers where they are known, else True where an event arrives
 Kinds = npt.NDArray[np.int8]  # of each sample [N]
 SPIKES, MESSAGES, REAL = range(3)  # a value that joins two kinds is the larger one
 
@@ -49,33 +52,49 @@ class Facts:
         current: synapses made it and no neuron has read it yet; an Add of currents is one.
         host: the input, also quantized or flattened: the host sends it.
         constant: it is the same in every step.
+        known: its numbers are known, or at least which of them are 0.
     """
 
     kinds: Kinds
     current: bool = False
     host: bool = False
     constant: bool = False
+    known: bool = True
+
+    @property
+    def any_real(self) -> bool:
+        return bool((self.kinds == REAL).any())
 
 
 @dataclass(frozen=True)
 class Step:
-    """One step of a value: where its events are, [N, *shape], and what is known of it."""
+    """A value [N, T, *shape] in all steps, and what is known of it."""
 
-    events: Bools
+    value: Value
     facts: Facts
 
-    def of(self, *kinds: int) -> Bools:
-        """The events of the samples that are of these kinds."""
-        wanted = np.isin(self.facts.kinds, kinds)
-        return self.events if wanted.all() else self.events[wanted]
+    @cached_property
+    def nonzero(self) -> Bools:
+        """Where it is not 0; of a value that is not `known`, where an event arrives."""
+        return non_zero(self.value)
+
+    @cached_property
+    def events(self) -> Bools:
+        """Where its events are; every real value of the host is one, zeros included."""
+        return events_of(self.value, self.facts, self.facts.host)
+
+    def of(self, kind: int) -> Ints:
+        """1 for the samples that are of this kind, else 0: [N, 1], or [1, 1] where all are alike."""
+        found: Ints = (self.facts.kinds == kind).astype(np.int64)[:, None]
+        return found[:1] if (found == found[0]).all() else found
 
 
-def facts_of(graph: SpikingGraph, kinds: Kinds) -> dict[str, Facts]:
-    """What is known of every value by name; `kinds` [N]: what the input is."""
+def facts_of(graph: SpikingGraph, kinds: Kinds, given: bool) -> dict[str, Facts]:
+    """What is known of every value by name; `kinds` [N]: what the input is; `given`: its numbers are."""
     direct = graph.input.encoding == "direct"
     spikes = np.zeros_like(kinds)
     facts = {op.name: Facts(spikes) for op in graph.ops}
-    facts[graph.input.name] = Facts(kinds, host=True, constant=direct)
+    facts[graph.input.name] = Facts(kinds, host=True, constant=direct, known=given)
     for _ in range(1 + REAL * len(graph.of_type(Delay))):  # each that reads what is made after it may raise a kind
         for op in graph.ops:
             facts[op.name] = FACTS[type(op)]([facts[i] for i in op.inputs])
@@ -87,15 +106,21 @@ def _of_neurons(read: list[Facts]) -> Facts:
 
 
 def _of_integrator(read: list[Facts]) -> Facts:
-    return Facts(np.full_like(read[0].kinds, REAL))
+    return Facts(np.full_like(read[0].kinds, REAL), known=False)
 
 
 def _of_synapse(read: list[Facts]) -> Facts:
-    return Facts(np.full_like(read[0].kinds, REAL), current=True, constant=read[0].constant)
+    return Facts(np.full_like(read[0].kinds, REAL), current=True, constant=read[0].constant, known=False)
+
+
+def _of_mean(read: list[Facts]) -> Facts:
+    """A mean of spikes is 0 where no spike is; other numbers may cancel."""
+    known = read[0].known and bool((read[0].kinds == SPIKES).all())
+    return Facts(np.full_like(read[0].kinds, REAL), constant=read[0].constant, known=known)
 
 
 def _of_real(read: list[Facts]) -> Facts:
-    return Facts(np.full_like(read[0].kinds, REAL), constant=read[0].constant)
+    return Facts(np.full_like(read[0].kinds, REAL), constant=read[0].constant, known=False)
 
 
 def _of_messages(read: list[Facts]) -> Facts:
@@ -104,12 +129,14 @@ def _of_messages(read: list[Facts]) -> Facts:
 
 def _of_sum(read: list[Facts]) -> Facts:
     joined = _of_joined(read)
-    return replace(joined, kinds=np.maximum(joined.kinds, np.int8(MESSAGES)))
+    kinds = np.maximum(joined.kinds, np.int8(MESSAGES))
+    return replace(joined, kinds=kinds, known=not joined.any_real)
 
 
 def _of_joined(read: list[Facts]) -> Facts:
     kinds: Kinds = np.max([of.kinds for of in read], axis=0)
-    return Facts(kinds, any(of.current for of in read), constant=all(of.constant for of in read))
+    known = all(of.known and not (of.host and of.any_real) for of in read)
+    return Facts(kinds, any(of.current for of in read), constant=all(of.constant for of in read), known=known)
 
 
 def _of_pool(read: list[Facts]) -> Facts:
@@ -118,12 +145,12 @@ def _of_pool(read: list[Facts]) -> Facts:
 
 
 def _of_or(read: list[Facts]) -> Facts:
-    return Facts(read[0].kinds, constant=read[0].constant)
+    return Facts(read[0].kinds, constant=read[0].constant, known=read[0].known)
 
 
 def _of_delay(read: list[Facts]) -> Facts:
     """A current that waits is a number that something has to add; the first steps are 0."""
-    return Facts(read[0].kinds)
+    return Facts(read[0].kinds, known=read[0].known and not (read[0].host and read[0].any_real))
 
 
 def _of_moved(read: list[Facts]) -> Facts:
@@ -133,7 +160,8 @@ def _of_moved(read: list[Facts]) -> Facts:
 FACTS: dict[type[Op], Callable[[list[Facts]], Facts]] = {
     **dict.fromkeys((Linear, Conv1d, Conv2d, LoihiLinear, LoihiConv2d), _of_synapse),
     **dict.fromkeys((LIF, CubaLIF, LoihiLIF), _of_neurons),
-    **dict.fromkeys((AvgPool2d, Dequantize), _of_real),
+    AvgPool2d: _of_mean,
+    Dequantize: _of_real,
     Quantize: _of_messages,
     LI: _of_integrator,
     Add: _of_sum,
@@ -145,58 +173,74 @@ FACTS: dict[type[Op], Callable[[list[Facts]], Facts]] = {
 }
 
 
-def step_of(value: Value, facts: Facts) -> Step:
-    """Where the events of `value` are; every real value of the host is one, zeros included."""
-    return Step(_events(value, facts, facts.host), facts)
-
-
-def _events(value: Value, facts: Facts, dense: bool) -> Bools:
-    """`dense`: every real value is an event."""
-    events: Bools = value if value.dtype == np.bool_ else value != 0
+def events_of(value: Value, facts: Facts, dense: bool) -> Bools:
+    """Where `value` is not 0; `dense`: every real value is an event."""
     real = facts.kinds == REAL
-    return events | real.reshape(-1, *(1,) * (events.ndim - 1)) if dense and real.any() else events
+    if dense and real.all():
+        return true(value.shape)
+    found = non_zero(value)
+    return found | real.reshape(-1, *(1,) * (found.ndim - 1)) if dense and real.any() else found
 
 
 def evaluate(op: Op, read: list[Value], facts: list[Facts], shape: Shape) -> Value:
-    """The value of an op without a state in one step, from those that it reads."""
+    """The value of an op without a state in all steps, from those that it reads.
+
+    Raises:
+        RmpDeployError: a Quantize reads what the spikes do not tell.
+    """
     return EVALUATE[type(op)](op, read, facts, shape)
+
+
+def delayed(op: Delay, source: Value | None, steps: tuple[int, int]) -> Value:
+    """``y[t] = x[t - op.steps]``, 0 before that; `steps`: N and T. Without a source nothing has been made yet."""
+    n, T = steps
+    silent = np.broadcast_to(np.False_, (n, T, *op.shape))
+    if source is None:
+        return silent
+    waiting = min(op.steps, T)
+    return np.concatenate([silent[:, :waiting], source[:, : T - waiting]], axis=1)
+
+
+def _step_by_step(function: Callable[[Value], Value], value: Value) -> Value:
+    """`function` of [B, *shape] on [N, T, *shape]; once where all steps are the same."""
+    n, T = value.shape[:2]
+    steps = value[:, :1] if value.strides[1] == 0 else value
+    made = function(steps.reshape(-1, *value.shape[2:]).astype(np.float64))
+    return np.broadcast_to(made.reshape(n, -1, *made.shape[1:]), (n, T, *made.shape[1:]))
 
 
 def _reached(op: Op, read: list[Value], facts: list[Facts], shape: Shape) -> Value:
     """Where an event arrives; real values reach every synapse, whatever the events behind them were."""
-    return reach(op, _events(read[0], facts[0], facts[0].host or isinstance(op, SYNAPSES)), shape)
+    return reach(op, events_of(read[0], facts[0], facts[0].host or isinstance(op, SYNAPSES)), shape)
 
 
 def _sum_pool(op: SumPool2d, read: list[Value], facts: list[Facts], shape: Shape) -> Value:
-    if _known(facts):
-        return STATELESS[SumPool2d](op, read[0].astype(np.float64))
-    return _reached(op, read, facts, shape)
+    if facts[0].any_real:
+        return _reached(op, read, facts, shape)
+    return _step_by_step(lambda x: STATELESS[SumPool2d](op, x), read[0])
 
 
 def _add(op: Add, read: list[Value], facts: list[Facts], _shape: Shape) -> Value:
-    if _known(facts):
-        return STATELESS[Add](op, *(value.astype(np.float64) for value in read))
-    events: Bools = np.any([_events(v, of, of.host) for v, of in zip(read, facts, strict=True)], axis=0)
-    return events
+    if any(of.any_real for of in facts):
+        return reduce(np.logical_or, [events_of(v, of, of.host) for v, of in zip(read, facts, strict=True)])
+    return STATELESS[Add](op, *(value.astype(np.float64) for value in read))
 
 
-def _known(facts: list[Facts]) -> bool:
-    """True for numbers: no current, and no real value, among them."""
-    return all(bool((of.kinds != REAL).all()) for of in facts)
-
-
-def _concat(op: Concat, read: list[Value], facts: list[Facts], _shape: Shape) -> Value:
-    if not _known(facts):
-        read = [_events(v, of, of.host) for v, of in zip(read, facts, strict=True)]
-    return np.concatenate(read, axis=1)
+def _concat(_op: Concat, read: list[Value], facts: list[Facts], _shape: Shape) -> Value:
+    if any(of.any_real for of in facts):
+        read = [events_of(v, of, of.host) for v, of in zip(read, facts, strict=True)]
+    return np.concatenate(read, axis=CHANNEL)
 
 
 def _flatten(_op: Flatten, read: list[Value], _facts: list[Facts], shape: Shape) -> Value:
-    return read[0].reshape(-1, *shape)
+    return read[0].reshape(*read[0].shape[:2], *shape)
 
 
-def _quantize(op: Quantize, read: list[Value], _facts: list[Facts], _shape: Shape) -> Value:
-    return STATELESS[Quantize](op, read[0].astype(np.float64))
+def _quantize(op: Quantize, read: list[Value], facts: list[Facts], _shape: Shape) -> Value:
+    if facts[0].any_real and not (facts[0].host and facts[0].known):
+        what, allowed = f"input '{op.inputs[0]}' = real values that no trace holds", "the network's input, or spikes"
+        raise op_error(op.kind, op.name, what, allowed, "Count a network that quantizes its input")
+    return _step_by_step(lambda x: STATELESS[Quantize](op, x), read[0])
 
 
 def _dequantize(_op: Dequantize, read: list[Value], _facts: list[Facts], _shape: Shape) -> Value:
