@@ -290,6 +290,14 @@ def test_energy_over_t_needs_counts_of_each_step():
         energy_at(counts_of({"ac": 1}), load("cmos45"))
 
 
+def test_energy_at_the_last_step_is_the_energy_of_the_run():
+    counts, dense = linear_run("time_series", np.array([[[1, 0, 1, 0]], [[0, 1, 1, 1]]]))
+    for name in names():
+        (last,) = energy_at(counts, load(name))
+        ledger = price(counts, dense, load(name))
+        assert last == (ledger.low_per_sample, ledger.high_per_sample, ledger.joule_per_sample)
+
+
 # -- what always holds -----------------------------------------------------------------------------------------------
 
 COUNTS = st.fixed_dictionaries({term: st.integers(0, 10**12) for term in TERMS})
