@@ -9,14 +9,11 @@ from fractions import Fraction
 from functools import cached_property
 from typing import Any
 
-import numpy as np
-
 from rmp_deploy.analysis.conventions.switches import Switches
 from rmp_deploy.analysis.counts import Counts, LayerCounts, fan_out
-from rmp_deploy.analysis.counts.count import _row_of as row_of
+from rmp_deploy.analysis.counts.count import row_of
 from rmp_deploy.analysis.counts.fan_out import SYNAPSES, Convolution, Dense
 from rmp_deploy.analysis.counts.shortcut import is_shortcut
-from rmp_deploy.analysis.counts.values import facts_of
 from rmp_deploy.hw_profiles import TERMS
 from rmp_deploy.ir.graph import SpikingGraph
 from rmp_deploy.ir.ops import Add, AvgPool2d, BatchNorm, Concat, Flatten, MaxPool2d, SpikingNeuron, SumPool2d
@@ -57,8 +54,11 @@ class Run:
     @cached_property
     def currents(self) -> frozenset[str]:
         """Values that synapses made and no neuron has read yet."""
-        facts = facts_of(self.graph, np.zeros(1, np.int8))
-        return frozenset(name for name, of in facts.items() if of.current)
+        found: set[str] = set()
+        for op in self.graph.ops:
+            if isinstance(op, SYNAPSES) or (isinstance(op, Add | Concat | Flatten) and found & set(op.inputs)):
+                found.add(op.name)
+        return frozenset(found)
 
     def events(self, value: str) -> int:
         """Spikes of `value` over samples and steps, from those of the neurons that made it."""

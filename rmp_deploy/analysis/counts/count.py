@@ -98,13 +98,13 @@ def _count(graph: SpikingGraph, recorded: dict[str, Value], facts: dict[str, Fac
     shortcuts = {op.name for op in graph.ops if is_shortcut(graph, op)}
     values = _values(graph, recorded, facts, shortcuts | repeating)
     steps = {name: Step(value, facts[name]) for name, value in values.items()}
-    row_of = _row_of(graph)
-    tallies: dict[str, dict[str, Tally]] = {row: dict.fromkeys(TERMS, 0) for row in row_of.values()}
+    in_row = row_of(graph)
+    tallies: dict[str, dict[str, Tally]] = {row: dict.fromkeys(TERMS, 0) for row in in_row.values()}
     cached = dict.fromkeys(tallies, 0)
     active = {row: dict.fromkeys(ACTIVITY, 0) for row in tallies}
     neurons: dict[str, SpikingNeuron] = {}
     for op in graph.ops:
-        row, read = row_of[op.name], [steps[i] for i in op.inputs]
+        row, read = in_row[op.name], [steps[i] for i in op.inputs]
         terms = shortcut(read[0]) if op.name in shortcuts else cost(op, read, steps[op.name])
         for term, tally in terms.items():
             tallies[row][term] = tallies[row][term] + tally
@@ -220,7 +220,7 @@ def _kind(facts: Facts) -> InputKind:
     return names[kinds[0]] if len(kinds) == 1 else "mixed"
 
 
-def _row_of(graph: SpikingGraph) -> dict[str, str]:
+def row_of(graph: SpikingGraph) -> dict[str, str]:
     """Name of the row that each op is counted in: its own, that of the synapse before it or of the synapse after it."""
     rows: dict[str, str] = {}
     for op in graph.ops:

@@ -15,7 +15,7 @@ from dataclasses import dataclass, replace
 from typing import Literal
 
 from rmp_deploy.analysis.counts import Counts
-from rmp_deploy.analysis.counts.count import _row_of
+from rmp_deploy.analysis.counts.count import row_of
 from rmp_deploy.analysis.hardware.estimate import ZERO, Estimate, of, total
 from rmp_deploy.hw_profiles import HardwareProfile
 from rmp_deploy.ir.graph import SpikingGraph
@@ -87,7 +87,7 @@ def memory_costs(graph: SpikingGraph, counts: Counts, profile: HardwareProfile) 
 def _uses(graph: SpikingGraph, counts: Counts) -> Iterator[MemoryUse]:
     """What each row keeps, and how often it was read and written; not yet priced."""
     state_bits = LOIHI_STATE_BITS if graph.of_type(LoihiLIF) else FLOAT_BITS
-    rows, nothing = _row_of(graph), Estimate("J")
+    rows, nothing = row_of(graph), Estimate("J")
     for row in counts.layers:
         op = graph.by_name.get(row.layer)
         if isinstance(op, SYNAPSES) and row.counts["weight_read"]:
