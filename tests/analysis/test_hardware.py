@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from rmp_deploy.analysis.counts import Counts, LayerCounts
-from rmp_deploy.analysis.hardware import hardware
+from rmp_deploy.analysis.hardware import hardware, routing
 from rmp_deploy.errors import RmpDeployError
 from rmp_deploy.hw_profiles import (
     LIMITS,
@@ -98,14 +98,14 @@ def chip(rows=4, columns=8, cores_per_tile=4, prices=(), **known):
     """A chip with a mesh and hops of 3 and 4 pJ; `prices` are those of terms."""
     mesh = {"mesh_rows": rows, "mesh_columns": columns, "cores_per_tile": cores_per_tile}
     limits = {"cores": Limit(rows * columns * cores_per_tile, LIMITS["cores"].unit, "chip", "published", "a test")}
-    routing = {"within_tile": price(1.5), "hop_east_west": price(3), "hop_north_south": price(4)}
+    routes = {"within_tile": price(1.5), "hop_east_west": price(3), "hop_north_south": price(4)}
     return HardwareProfile(
         name="chip",
         title="a test",
         prices=dict(prices),
         limits=limits,
         mesh={n: Limit(v, MESH[n].unit, MESH[n].scope, "published", "a test") for n, v in mesh.items()},
-        **{"routing": routing, **known},
+        **{"routing": routes, **known},
     )
 
 
@@ -259,6 +259,11 @@ def test_messages_and_hops_are_those_of_an_enumeration_of_all_synapses():
     assert max(layer.cores for layer in placed.layers) > 3
 
 
+def test_pairs_of_cores_may_come_a_few_at_a_time(monkeypatch):
+    monkeypatch.setattr(routing, "MOST_PAIRS", 3)
+    check_by_enumeration(joined(), CORE)
+
+
 @pytest.mark.parametrize("seed", range(10))
 def test_random_convolutions_of_any_geometry(seed):
     rng = np.random.default_rng(seed)
@@ -333,32 +338,32 @@ def test_hops_by_hand():
     g = chain(3, 4, 6)
     placed = place(g, {**FREE, "neurons_per_core": 2})
     counts = counts_of(g, {"s0": [1, 2, 0, 4]}, samples=2)  # 3 spikes on core 0, 4 on core 1, of two samples
-    routing = hardware(g, counts, chip(3, 2, 1), placed).routing
-    assert (routing.cores, routing.tiles, routing.chips, routing.between_chips) == (5, 5, 1, 0)
-    (row,) = routing.layers
+    found = hardware(g, counts, chip(3, 2, 1), placed).routing
+    assert (found.cores, found.tiles, found.chips, found.between_chips) == (5, 5, 1, 0)
+    (row,) = found.layers
     assert (row.layer, row.messages) == ("s0", 7 * 3)
     assert row.hop_east_west == 3 * 1 + 4 * 2
     assert row.hop_north_south == 3 * 4 + 4 * 4
     assert row.within_tile == 0
-    assert routing.counts == {
+    assert found.counts == {
         "message_out": 21, "message_in": 21, "within_tile": 0, "hop_east_west": 11, "hop_north_south": 28,
     }  # fmt: skip
-    assert routing.energy.value == pytest.approx((11 * 3 + 28 * 4) / 2 * PJ)  # per sample
-    assert routing.terms["hop_east_west"].value == pytest.approx(33 / 2 * PJ)
-    assert set(routing.left_out) == {"message_out", "message_in"}  # the profile does not price them
-    assert routing.host_messages is None  # the input is sent, element by element
+    assert found.energy.value == pytest.approx((11 * 3 + 28 * 4) / 2 * PJ)  # per sample
+    assert found.terms["hop_east_west"].value == pytest.approx(33 / 2 * PJ)
+    assert set(found.left_out) == {"message_out", "message_in"}  # the profile does not price them
+    assert found.host_messages is None  # the input is sent, element by element
 
 
 def test_a_network_on_one_core_and_one_tile_has_no_hops():
     g = chain(3, 4, 6)
     placed = place(g, FREE)
     counts = counts_of(g, {"s0": [1, 2, 0, 4]})
-    routing = hardware(g, counts, chip(), placed).routing
-    assert (routing.cores, routing.tiles) == (2, 1)  # one core for each layer, four on a tile
+    found = hardware(g, counts, chip(), placed).routing
+    assert (found.cores, found.tiles) == (2, 1)  # one core for each layer, four on a tile
     assert totals(hardware(g, counts, chip(), placed)) == {
         "messages": 7, "within_tile": 7, "hop_east_west": 0, "hop_north_south": 0, "between_chips": 0,
     }  # fmt: skip
-    assert routing.energy.value == pytest.approx(7 * 1.5 * PJ)
+    assert found.energy.value == pytest.approx(7 * 1.5 * PJ)
 
 
 def test_beyond_one_chip_the_energy_is_unknown_and_says_why():
@@ -400,10 +405,10 @@ def test_neurons_on_the_host_send_messages_without_hops():
     g = chain(3, 4, 6, 2)
     g = replace(g, input=Input("x", (3,), "direct"))
     placed = place(g, {**FREE, "neurons_per_core": 2})
-    routing = hardware(g, counts_of(g, {"s0": [1, 2, 0, 4], "s1": [1] * 6}), chip(1, 9, 1), placed).routing
-    assert routing.host_messages == 7 * 3
-    assert [row.layer for row in routing.layers] == ["s1"]
-    assert routing.counts["message_out"] == 6
+    found = hardware(g, counts_of(g, {"s0": [1, 2, 0, 4], "s1": [1] * 6}), chip(1, 9, 1), placed).routing
+    assert found.host_messages == 7 * 3
+    assert [row.layer for row in found.layers] == ["s1"]
+    assert found.counts["message_out"] == 6
 
 
 @settings(max_examples=25, deadline=None)
@@ -455,6 +460,13 @@ def test_memory_by_the_size_of_what_a_layer_keeps():
     assert weights.whole.value == pytest.approx(250 * 10 * PJ)
     assert costs.memory.packed.value == pytest.approx((250 + 400) * 5 * PJ)
     assert costs.memory.whole.value == pytest.approx((250 + 400) * 10 * PJ)
+
+
+def test_real_valued_words_take_the_bits_that_the_prices_are_for():
+    g = chain(3, 100, 2)
+    rows, _ = memory_of(g, chip(memory=SRAM, precision="int8"), weight_read=500)
+    assert (rows["weights"].bits, rows["weights"].bytes) == (8, 300)
+    assert rows["weights"].packed.value == pytest.approx(250 * 10 / 8 * PJ)
 
 
 def test_larger_layers_take_larger_memories_and_beyond_the_largest_is_unknown():
@@ -517,9 +529,9 @@ RUN = {"ac": 400, "neuron_active": 40, "neuron_inactive": 24}  # of two samples 
 
 def timed(neurons_per_core, **changes):
     g = chain(3, 4, 6)
-    routing = {**chip().routing, "within_tile": Price(included_in=("spike",), why="it is one")}
+    routes = {**chip().routing, "within_tile": Price(included_in=("spike",), why="it is one")}
     known = {
-        "routing": routing,
+        "routing": routes,
         "latency": TIMES,
         "barrier": BARRIER,
         "static": {"chip": quantity("W", 0.1)},

@@ -18,11 +18,12 @@ from rmp_deploy.analysis.counts import Counts
 from rmp_deploy.analysis.counts.count import row_of
 from rmp_deploy.analysis.hardware.estimate import ZERO, Estimate, of, total
 from rmp_deploy.hw_profiles import HardwareProfile
+from rmp_deploy.hw_profiles.schema import UNSTATED
 from rmp_deploy.ir.graph import SpikingGraph
 from rmp_deploy.ir.ops import Delay, LoihiConv2d, LoihiLIF, LoihiLinear
 from rmp_deploy.passes.paths import SYNAPSES
 
-FLOAT_BITS = 32  # of a weight or a state of a real-valued network, as the file holds it
+FLOAT_BITS = 32  # of a weight or a state of a real-valued network, as the file holds it, under prices of no precision
 LOIHI_STATE_BITS = 24  # sign included
 TERMS_OF: dict[str, tuple[str, ...]] = {"weights": ("weight_read",), "states": ("state_read", "state_write")}
 
@@ -73,7 +74,7 @@ def memory_costs(graph: SpikingGraph, counts: Counts, profile: HardwareProfile) 
     a figure, or that another term's figure holds, are not priced twice.
     """
     held = tuple(t for terms in TERMS_OF.values() for t in terms if profile.prices[t].status != "unknown")
-    rows = tuple(_priced(row, counts.samples, profile) for row in _uses(graph, counts))
+    rows = tuple(_priced(row, counts.samples, profile) for row in _uses(graph, counts, _bits(profile)))
     free = [row for row in rows if not set(TERMS_OF[row.holds]) & set(held)]
     nothing = Estimate("J", why="other figures of the profile hold it") if held and not free else ZERO
     return MemoryCosts(
@@ -84,14 +85,19 @@ def memory_costs(graph: SpikingGraph, counts: Counts, profile: HardwareProfile) 
     )
 
 
-def _uses(graph: SpikingGraph, counts: Counts) -> Iterator[MemoryUse]:
+def _bits(profile: HardwareProfile) -> int:
+    """Of one word of a real-valued network: 8 under int8, 32 where the profile does not state its precision."""
+    return FLOAT_BITS if profile.precision == UNSTATED else int(profile.precision.lstrip("bfinpt"))
+
+
+def _uses(graph: SpikingGraph, counts: Counts, word: int) -> Iterator[MemoryUse]:
     """What each row keeps, and how often it was read and written; not yet priced."""
-    state_bits = LOIHI_STATE_BITS if graph.of_type(LoihiLIF) else FLOAT_BITS
+    state_bits = LOIHI_STATE_BITS if graph.of_type(LoihiLIF) else word
     rows, nothing = row_of(graph), Estimate("J")
     for row in counts.layers:
         op = graph.by_name.get(row.layer)
         if isinstance(op, SYNAPSES) and row.counts["weight_read"]:
-            bits = op.num_weight_bits if isinstance(op, LoihiLinear | LoihiConv2d) else FLOAT_BITS
+            bits = op.num_weight_bits if isinstance(op, LoihiLinear | LoihiConv2d) else word
             reads = row.counts["weight_read"]
             yield MemoryUse(row.layer, "weights", op.weight.size, bits, reads, None, nothing, nothing)
         # every state is read once a step, of a Delay the oldest of its `steps` words

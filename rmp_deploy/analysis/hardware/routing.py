@@ -9,7 +9,7 @@ is enumerated: which blocks read a position is known on each axis of a map, and 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from itertools import accumulate
 
@@ -24,6 +24,8 @@ from rmp_deploy.passes.chip_layers import Axis, Connection, Ints
 from rmp_deploy.passes.place import Layer, Placement
 
 DISTANCES = ("within_tile", "hop_east_west", "hop_north_south")  # what is known of a message only on the mesh
+
+MOST_PAIRS = 2**18  # pairs of cores that are looked at together
 
 
 @dataclass(frozen=True)
@@ -142,20 +144,23 @@ def _mesh(profile: HardwareProfile) -> tuple[Mesh | None, str]:
     return Mesh(columns.value, per_tile.value, min(cores, profile.limits["cores"].value or cores)), ""
 
 
-def _sent(placement: Placement, spikes: Mapping[str, Ints]) -> Iterator[tuple[str, list[Pairs]]]:
+def _sent(placement: Placement, spikes: Mapping[str, Ints]) -> Iterator[tuple[str, Iterator[Pairs]]]:
     """Every layer that another one reads, and the messages of its spikes between pairs of cores."""
     layers = {layer.name: layer for layer in placement.layers}
     first = dict(zip(layers, accumulate((layer.cores for layer in placement.layers), initial=0), strict=False))
+    readers: dict[str, list[tuple[Connection, Layer]]] = {}
+    for reader in placement.layers:
+        for connection in reader.connections:
+            readers.setdefault(connection.source, []).append((connection, reader))
+
+    def pairs(layer: Layer, sent: Ints) -> Iterator[Pairs]:
+        for connection, reader in readers[layer.name]:
+            for out, into, n in _messages(sent, connection, layer.tile, reader):
+                yield first[layer.name] + out, first[reader.name] + into, n
+
     for name, layer in layers.items():
-        pairs = []
-        for reader in placement.layers:
-            for connection in reader.connections:
-                if connection.source == name:
-                    sent = _spikes(layer, spikes)
-                    out, into, n = _messages(sent, connection, layer.tile, reader)
-                    pairs.append((first[name] + out, first[reader.name] + into, n))
-        if pairs:
-            yield name, pairs
+        if name in readers:
+            yield name, pairs(layer, _spikes(layer, spikes))
 
 
 def _from_host(placement: Placement, spikes: Mapping[str, Ints]) -> int | None:
@@ -170,8 +175,8 @@ def _from_host(placement: Placement, spikes: Mapping[str, Ints]) -> int | None:
                 return None
             axes = connection.axes
             shape = tuple(axis.groups * axis.each for axis in axes)
-            _, _, n = _messages(spikes[connection.source].reshape(shape), connection, shape, reader)
-            found += int(n.sum())
+            sent = spikes[connection.source].reshape(shape)
+            found += sum(int(n.sum()) for _, _, n in _messages(sent, connection, shape, reader))
     return found
 
 
@@ -185,11 +190,11 @@ def _spikes(layer: Layer, spikes: Mapping[str, Ints]) -> Ints:
     return found.reshape(layer.shape)
 
 
-def _messages(spikes: Ints, connection: Connection, tile: Shape, reader: Layer) -> Pairs:
+def _messages(spikes: Ints, connection: Connection, tile: Shape, reader: Layer) -> Iterator[Pairs]:
     """Messages of `spikes`, neurons in blocks of `tile`, through `connection`: from block to block, by their numbers.
 
     Axis by axis, spikes are added up over the positions of one block of the source that the same block of the reader
-    reads; what is left is one number for each pair of blocks.
+    reads; what is left is one number for each pair of blocks. Large layers have many: they come some at a time.
     """
     shape = tuple(axis.groups * axis.each for axis in connection.axes)
     blocks = [np.arange(n) // t for n, t in zip(spikes.shape, tile, strict=True)]
@@ -198,24 +203,32 @@ def _messages(spikes: Ints, connection: Connection, tile: Shape, reader: Layer) 
         blocks = [np.ravel_multi_index(np.ix_(*blocks), sizes).ravel()]
         spikes, sizes = spikes.reshape(shape), [math.prod(sizes)]
     into_sizes = [-(-n // t) for n, t in zip(reader.shape, reader.tile, strict=True)]
-    out = into = np.zeros((), np.int64)
-    for i, (axis, block) in enumerate(zip(connection.axes, blocks, strict=True)):
-        spikes, source, target = _along(spikes, i, axis, block, reader.tile[i])
-        out = np.add.outer(out * sizes[i], source)
-        into = np.add.outer(into * into_sizes[i], target)
-    return out.ravel(), into.ravel(), spikes.ravel()
+    cells, pairs = spikes, []
+    for i, (axis, positions) in enumerate(zip(connection.axes, blocks, strict=True)):
+        (block, group), cells = _added(cells, i, positions, np.arange(len(positions)) // axis.each)
+        cell, target = _readers(axis, group, reader.tile[i])
+        source = block[cell]
+        if i:
+            (source, target), cells = _added(np.take(cells, cell, i), i, source, target)
+        pairs.append((cell, source, target))
+    (cell, source, target), *others = pairs
+    step = max(1, MOST_PAIRS // max(1, math.prod(len(block) for _, block, _ in others)))
+    for start in range(0, len(cell), step):
+        part = slice(start, start + step)
+        out, into = source[part], target[part]
+        for i, (_, block, reading) in enumerate(others, 1):
+            out = np.add.outer(out * sizes[i], block)
+            into = np.add.outer(into * into_sizes[i], reading)
+        yield out.ravel(), into.ravel(), cells[cell[part]].ravel()
 
 
-def _along(spikes: Ints, i: int, axis: Axis, block: Ints, tile: int) -> Pairs:
-    """Along axis i, spikes added up by the pair of blocks that they pass between; then the two blocks of each pair."""
-    (block, group), spikes = _added(spikes, i, block, np.arange(len(block)) // axis.each)
+def _readers(axis: Axis, group: Ints, tile: int) -> tuple[Ints, Ints]:
+    """Along an axis, for each block of the reader that reads a cell of that `group`: which cell, and the block."""
     read, reading = axis.meetings(tile)
     low, high = np.searchsorted(read, group), np.searchsorted(read, group, "right")
     n = high - low
     cell = np.repeat(np.arange(len(group)), n)
-    meeting = np.arange(len(cell)) - np.repeat(np.cumsum(n) - n - low, n)
-    (block, target), spikes = _added(np.take(spikes, cell, i), i, block[cell], reading[meeting])
-    return spikes, block, target
+    return cell, reading[np.arange(len(cell)) - np.repeat(np.cumsum(n) - n - low, n)]
 
 
 def _added(values: Ints, i: int, *keys: Ints) -> tuple[list[Ints], Ints]:
@@ -231,12 +244,12 @@ def _added(values: Ints, i: int, *keys: Ints) -> tuple[list[Ints], Ints]:
     return [key[starts] for key in ordered], sums
 
 
-def _traffic(layer: str, pairs: Sequence[Pairs], mesh: Mesh | None) -> Traffic:
-    messages = sum(int(n.sum()) for _, _, n in pairs)
-    if mesh is None:
-        return Traffic(layer, messages, None, None, None, None)
-    within = east_west = north_south = between = 0
+def _traffic(layer: str, pairs: Iterator[Pairs], mesh: Mesh | None) -> Traffic:
+    messages = within = east_west = north_south = between = 0
     for out, into, n in pairs:
+        messages += int(n.sum())
+        if mesh is None:
+            continue
         chip, row, column = mesh.position(out)
         to_chip, to_row, to_column = mesh.position(into)
         same = chip == to_chip
@@ -245,4 +258,6 @@ def _traffic(layer: str, pairs: Sequence[Pairs], mesh: Mesh | None) -> Traffic:
         east_west += int((n * columns).sum())
         north_south += int((n * rows).sum())
         between += int(n[~same].sum())
+    if mesh is None:
+        return Traffic(layer, messages, None, None, None, None)
     return Traffic(layer, messages, within, east_west, north_south, between)
