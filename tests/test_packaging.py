@@ -37,6 +37,7 @@ def test_the_wheel_holds_only_rmp_deploy(tmp_path):
         "rmp_deploy/hw_profiles/loihi1.toml",
         "rmp_deploy/hw_profiles/loihi2.toml",
         "rmp_deploy/report/page.html.j2",
+        "rmp_deploy/report/switch.js",
     ):
         assert wanted in names
 

@@ -17,10 +17,10 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from rmp_deploy import __version__, backends
 from rmp_deploy.errors import RmpDeployError
-from rmp_deploy.files import check_writable
+from rmp_deploy.files import check_writable, target_of, write_together
 from rmp_deploy.ir.graph import SpikingGraph
 from rmp_deploy.ir.trace import Record, Trace
-from rmp_deploy.report import html, text
+from rmp_deploy.report import csv, html, text
 from rmp_deploy.report import json as report
 from rmp_deploy.training import data
 
@@ -123,16 +123,31 @@ def command_line() -> str:
     return shlex.join(["rmp-deploy", *sys.argv[1:]])
 
 
-def show(document: report.Section, as_json: bool, page: str | None = None) -> None:
-    """Print the document as JSON or for the terminal; write the HTML page where a path is given."""
-    if page is not None:
-        html.write(document, page)
+def show(
+    document: report.Section,
+    as_json: bool,
+    page: str | None = None,
+    table: str | None = None,
+    shown: Sequence[str] = (),
+) -> None:
+    """Print the document as JSON or for the terminal, with the optional tables `shown`.
+
+    Where paths are given, write the HTML page and the CSV table of its energies: both or none.
+    """
+    contents = {
+        target_of(path): [render(document).encode()]
+        for path, render in ((page, html.render), (table, csv.render))
+        if path is not None
+    }
+    if contents:
+        write_together(contents)
     if as_json:
         print_json(document)
         return
-    text.render(document, Console(highlight=False, markup=False, emoji=False))
-    if page is not None:
-        console().print(f"report: {page}")
+    text.render(document, Console(highlight=False, markup=False, emoji=False), shown)
+    for what, path in (("report", page), ("table", table)):
+        if path is not None:
+            console().print(f"{what}: {path}")
 
 
 def document(**sections: report.Section | None) -> report.Section:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from rmp_deploy import backends
 from rmp_deploy.cli.common import console, document, show
-from rmp_deploy.cli.energy import histograms, measure, raster
+from rmp_deploy.cli.energy import accuracy, histograms, measure, raster
 from rmp_deploy.cli.export import GOLDEN_SAMPLES
 from rmp_deploy.cli.train import train_with_progress
 from rmp_deploy.cli.verify import verify
@@ -62,21 +62,21 @@ def run(args: argparse.Namespace) -> int:
     parity, _ = verify(graph, file, to_verify, run_folder)
 
     say("4. count and price every operation of 360 test images\n")
-    energy, right, first = measure(graph, test, [load_profile(name) for name in PROFILES])
+    ledger = measure(graph, test, [load_profile(name) for name in PROFILES])
     other = backends.run(graphs["without RMP-Loss"], test.x[:], "onnxruntime", ("u",))
-    arms = {"with RMP-Loss": histograms(first), "without RMP-Loss": histograms(other)}
+    arms = {"with RMP-Loss": histograms(ledger.first), "without RMP-Loss": histograms(other)}
     lines = [(a, r.metrics[-1].test_accuracy, r.metrics[-1].quantization_error) for a, r in results.items()]
     page = out / "report.html"
     show(
         document(
             network=report.network(graph, str(file)),
             data=report.data(test.name, len(test.x), test.source),
-            accuracy=None if right is None else report.accuracy(right, len(test.x)),
+            accuracy=accuracy(ledger),
             training=report.training(config.as_dict(), sum(r.seconds for r in results.values()), lines),
             parity=parity,
-            energy=energy,
+            energy=report.energy(ledger),
             membranes=report.membranes(graph, arms),
-            raster=raster(graph, first, test),
+            raster=raster(graph, ledger.first, test),
         ),
         args.json,
         str(page),

@@ -3,19 +3,15 @@
 from __future__ import annotations
 
 import argparse
-from functools import reduce
-from operator import add
 
-from rmp_deploy.analysis import counts, membranes
-from rmp_deploy.analysis.energy import price
-from rmp_deploy.analysis.relays import Relays, relays
+from rmp_deploy.analysis import ledger as analysis
+from rmp_deploy.analysis import membranes
 from rmp_deploy.cli.common import (
     add_data,
     add_file,
     batches,
     check_output,
     check_samples,
-    correct,
     document,
     load_data,
     show,
@@ -26,10 +22,7 @@ from rmp_deploy.hw_profiles import load as load_profile
 from rmp_deploy.ir import onnx_io
 from rmp_deploy.ir.graph import SpikingGraph
 from rmp_deploy.ir.ops import LIF
-from rmp_deploy.ir.trace import Trace
-from rmp_deploy.passes.balance_latency import balance_latency
-from rmp_deploy.passes.fold_batchnorm import fold_batchnorm
-from rmp_deploy.passes.fold_pool import fold_pool
+from rmp_deploy.ir.trace import Record, Trace
 from rmp_deploy.report import json as report
 from rmp_deploy.training.data import Samples
 
@@ -38,71 +31,56 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_file(parser)
     add_data(parser)
     parser.add_argument("--profile", action="append", required=True, metavar="P", help="a name or a .toml; repeatable")
+    parser.add_argument(
+        "--compare", action="store_true", help="print how published tools and papers would count the same run"
+    )
+    parser.add_argument(
+        "--accuracy", action="store_true", help="print accuracy and energy after each time step; needs labels"
+    )
+    parser.add_argument("--csv", metavar="FILE.csv", help="write every layer and term of every profile and convention")
     parser.add_argument("--report", metavar="PAGE.html", help="write the report as one self-contained page")
 
 
 def run(args: argparse.Namespace) -> int:
     profiles = [load_profile(name) for name in args.profile]
-    if args.report is not None:
-        check_output(args.report, ".html")
+    for path, suffix in ((args.csv, ".csv"), (args.report, ".html")):
+        if path is not None:
+            check_output(path, suffix)
     graph = onnx_io.load(args.file)
     samples = load_data(args, graph)
-    check_samples(graph, samples)
-    section, right, first = measure(graph, samples, profiles)
+    if args.accuracy and samples.y is None:
+        todo = "Give data with labels, or leave --accuracy out"
+        raise RmpDeployError(f"energy --accuracy: labels of data '{args.data}' = none, allowed one a sample. {todo}.")
+    ledger = measure(graph, samples, profiles)
+    arms = {"this network": histograms(ledger.first)}
     show(
         document(
             network=report.network(graph, args.file),
             data=report.data(samples.name, len(samples.x), samples.source),
-            accuracy=None if right is None else report.accuracy(right, len(samples.x)),
-            energy=section,
-            membranes=report.membranes(graph, {"this network": histograms(first)}) if graph.of_type(LIF) else None,
-            raster=raster(graph, first, samples),
+            accuracy=accuracy(ledger),
+            energy=report.energy(ledger),
+            membranes=report.membranes(graph, arms) if graph.of_type(LIF) else None,
+            raster=raster(graph, ledger.first, samples),
         ),
         args.json,
         args.report,
+        table=args.csv,
+        shown=[name for name in ("compare", "accuracy") if getattr(args, name)],
     )
     return 0
 
 
-def measure(
-    graph: SpikingGraph, samples: Samples, profiles: list[HardwareProfile]
-) -> tuple[report.Section, int | None, Trace]:
-    """Run all samples on ONNX Runtime, count and price: the energy section, how many were right, the first batch.
+def measure(graph: SpikingGraph, samples: Samples, profiles: list[HardwareProfile]) -> analysis.Ledger:
+    """`analysis.ledger.measure` of runs on ONNX Runtime."""
+    check_samples(graph, samples)
+    record: tuple[Record, ...] = ("spikes", "u") if samples.y is None else ("spikes", "u", "readout")
+    return analysis.measure(graph, lambda g: batches(g, samples.x, "onnxruntime", record), profiles, samples.y)
 
-    Counts are taken on the graph as it is deployed: with its pools folded, or, where they cannot fold exactly, with
-    their adds counted and the real-valued maps behind them as multiply-accumulates. The ANN twin is the network before
-    that. What the network costs more on Loihi, where ways that join must be equally deep and pools are neurons, stands
-    beside it.
-    """
-    unfolded = fold_batchnorm(graph)
-    try:
-        deployed, pools = fold_pool(unfolded), "folded"
-    except RmpDeployError as e:
-        deployed, pools = unfolded, f"not folded: {e}"
-    counts.check(deployed)
-    balanced, refused = deployed, None
-    try:
-        balanced = balance_latency(deployed)
-    except RmpDeployError as e:
-        refused = Relays(0, {}, str(e))
-    parts: list[counts.Counts] = []
-    on_loihi: list[counts.Counts] = []
-    right = None if samples.y is None else 0
-    done = 0
-    first: Trace | None = None
-    for x, trace in batches(unfolded, samples.x, "onnxruntime", ("spikes", "u")):
-        parts.append(counts.count(deployed, trace, x))
-        if balanced is not deployed:
-            on_loihi.append(counts.count(balanced, trace, x))
-        hits = correct(trace, None if samples.y is None else samples.y[done : done + len(x)])
-        right = None if right is None or hits is None else right + hits
-        done += len(x)
-        first = first or trace
-    assert first is not None  # the samples were checked: at least one
-    total, twin = reduce(add, parts), counts.twin(unfolded)
-    more = relays(deployed, balanced, total, reduce(add, on_loihi)) if on_loihi else None
-    section = report.energy(total, twin, [price(total, twin, profile) for profile in profiles], pools, refused or more)
-    return section, right, first
+
+def accuracy(ledger: analysis.Ledger) -> report.Section | None:
+    """Of the whole run; None without labels."""
+    found = ledger.accuracy
+    return None if found is None else report.accuracy(found.correct[-1], found.samples)
 
 
 def histograms(trace: Trace) -> dict[str, membranes.Histogram]:

@@ -11,17 +11,18 @@ from dataclasses import asdict
 from typing import Any
 
 from rmp_deploy.analysis.agreement import Agreement, input_coding
-from rmp_deploy.analysis.counts import Counts, Twin
-from rmp_deploy.analysis.energy import EnergyLedger
 from rmp_deploy.analysis.membranes import Histogram
 from rmp_deploy.analysis.parity import Divergence, PotentialDivergence, Rung
-from rmp_deploy.analysis.relays import Relays
-from rmp_deploy.hw_profiles import TERMS
 from rmp_deploy.ir.graph import SpikingGraph, describe
 from rmp_deploy.ir.ops import LIF
 from rmp_deploy.ir.trace import Trace
+from rmp_deploy.report.ledger import energy
 
-SCHEMA = "rmp-deploy.report/1"
+__all__ = [
+    "SCHEMA", "Section", "accuracy", "data", "document", "energy", "finite", "membranes", "network", "parity",
+    "quantization", "raster", "rungs", "training",
+]  # fmt: skip
+SCHEMA = "rmp-deploy.report/2"
 Section = dict[str, Any]
 
 
@@ -121,32 +122,6 @@ def quantization(file: str, cost: Agreement, correct: tuple[int, int] | None, se
         else {key: accuracy(n, cost.samples) for key, n in zip(("float", "integer"), correct, strict=True)},
         "layers": [{**asdict(layer), "agreement": layer.agreement} for layer in cost.layers],
         "self_check": self_check,
-    }
-
-
-def energy(
-    counts: Counts, twin: Twin, ledgers: Sequence[EnergyLedger], pools: str, relays: Relays | None = None
-) -> Section:
-    """Counts of every layer, the ANN twin, one ledger per profile; `pools`: folded, or why not."""
-    return {
-        "samples": counts.samples,
-        "pools": pools,
-        "relays": None if relays is None else asdict(relays),
-        "terms": [{"name": name, "title": term.title, "unit": term.unit} for name, term in TERMS.items()],
-        "layers": [
-            {
-                "layer": row.layer,
-                "neurons": row.neurons,
-                "input": row.input,
-                "firing_rate": row.firing_rate,
-                "counts": dict(row.counts),
-                "mac_if_cached": row.mac_if_cached,
-            }
-            for row in counts.layers
-        ],
-        "totals": counts.totals,
-        "twin": {**asdict(twin), "macs": twin.macs, "macs_with_padding": twin.macs_with_padding},
-        "profiles": [asdict(ledger) for ledger in ledgers],
     }
 
 

@@ -7,6 +7,7 @@ Coordinates are pixels of a drawing about as wide as a phone, so that text keeps
 from __future__ import annotations
 
 import base64
+import math
 import struct
 import zlib
 from collections.abc import Sequence
@@ -184,6 +185,82 @@ def outputs(key: str, values: Sequence[float], prediction: int, label: int | Non
     _line(root, "axis", zero, top, zero, bottom)
     _add(root, "text", "readout by class", css="tick", x=(left + right) / 2, y=bottom + 16, text_anchor="middle")
     return _markup(root)
+
+
+def curve(key: str, title: str, points: Sequence[tuple[int, float, float, float]], unit: str) -> str:
+    """Accuracy [1] against energy, one point a step: (t, low, high, accuracy), energies in `unit`; ranges as whiskers.
+
+    The energy starts at zero, the accuracy where it shows how the points differ.
+    """
+    width, height, left, right, top, base = 420.0, 250.0, 52.0, 404.0, 18.0, 204.0
+    lowest = max(0.0, math.floor(10 * min(p[3] for p in points) - 0.5) / 10)
+    largest = max(p[2] for p in points) or 1.0
+    told = "; ".join(f"t = {t}: {number(low)} to {number(high)}, {a:.1%}" for t, low, high, a in points)
+    root = _image(key, title, f"Energy in {unit} and accuracy: {told}.", width, height)
+
+    def place(energy: float, accuracy: float) -> tuple[float, float]:
+        x = left + (right - left) * energy / (1.06 * largest)
+        return x, base - (base - top) * (accuracy - lowest) / ((1.0 - lowest) or 1.0)
+
+    for i in range(5):
+        share = lowest + (1.0 - lowest) * i / 4
+        y = place(0.0, share)[1]
+        _line(root, "grid", left, y, right, y)
+        _add(root, "text", f"{100 * share:.4g} %", css="tick", x=left - 7, y=y + 4, text_anchor="end")
+    _line(root, "axis", left, base, right, base)
+    for tick in _ticks(1.06 * largest):
+        _add(root, "text", number(tick), css="tick", x=place(tick, lowest)[0], y=base + 17, text_anchor="middle")
+    places = [(t, place(low, a), place(high, a)) for t, low, high, a in points]
+    middles = [((x1 + x2) / 2, y) for _, (x1, y), (x2, _) in places]
+    _add(root, "path", css="curve", d="M" + "L".join(f"{x:.1f},{y:.1f}" for x, y in middles))
+    for (t, (x1, y), (x2, _)), (x, _) in zip(places, middles, strict=True):
+        if x2 > x1:
+            _line(root, "whisker", x1, y, x2, y)
+        _add(root, "circle", css="point", cx=x, cy=y, r=4)
+        if len(points) <= 8 or t in (1, len(points)):
+            _add(root, "text", f"t = {t}", css="mark", x=x, y=y - 9 if y > top + 16 else y + 20, text_anchor="middle")
+    words = f"energy of the first t steps [{unit}]"
+    _add(root, "text", words, css="tick", x=(left + right) / 2, y=base + 36, text_anchor="middle")
+    return _markup(root)
+
+
+def _ticks(largest: float) -> list[float]:
+    """Three to six round values from 0 to at most `largest`."""
+    power = 10.0 ** math.floor(math.log10(largest))
+    step = next(power * f for f in (0.2, 0.25, 0.5, 1.0, 2.0) if largest / (power * f) < 6)
+    return [step * i for i in range(int(largest / step + 1e-9) + 1)]
+
+
+def dot(shares: Sequence[float], low: float, high: float, ours: bool, label: str) -> str:
+    """A mark from `low` to `high` on a fluid scale with lines at `shares`; all are fractions of its width."""
+    root = _scale(shares, 16)
+    root.attrib |= {"role": "img", "aria-label": label}
+    _add(root, "title", label)
+    css = "ours" if ours else "theirs"
+    if high > low:
+        _add(root, "line", css="extent", x1=f"{100 * low:.3f}%", x2=f"{100 * high:.3f}%", y1="8", y2="8")
+    for share in sorted({low, high}):
+        _add(root, "circle", css=css, cx=f"{100 * share:.3f}%", cy="8", r="5")
+    return _markup(root)
+
+
+def axis(labels: Sequence[tuple[float, str]]) -> str:
+    """The labels over a column of `dot`."""
+    root = _scale([], 16)
+    root.attrib |= {"aria-hidden": "true", "focusable": "false"}
+    for share, words in labels:
+        anchor = "start" if share == 0 else "end" if share == 1 else "middle"
+        _add(root, "text", words, x=f"{100 * share:.3f}%", y="12", text_anchor=anchor)
+    return _markup(root)
+
+
+def _scale(shares: Sequence[float], height: int) -> ET.Element:
+    root = ET.Element("svg", {"class": "scale", "width": "100%", "height": str(height)})
+    root.set("xmlns", "http://www.w3.org/2000/svg")
+    for share in shares:
+        at = f"{100 * share:.3f}%"
+        _add(root, "line", x1=at, x2=at, y1="0", y2=str(height))
+    return root
 
 
 def picture(rows: Sequence[Sequence[float]]) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 from rich import box
@@ -54,6 +54,45 @@ def joule(value: float | None, like: float | None = None) -> str:
     scaled = value / 10.0**power
     digits = f"{scaled:#.3g}".rstrip(".")
     return f"{digits if abs(scaled) >= 0.001 else '<0.001'} {_PREFIXES[power]}J"
+
+
+def decade(value: float) -> str:
+    """A power of ten on an axis: ``100 nJ``."""
+    power = _exponent(value)
+    return f"{value / 10.0**power:.3g} {_PREFIXES[power]}J"
+
+
+def in_unit(value: float, like: float) -> float:
+    """`value` in the unit that `joule` shows `like` in."""
+    return value / 10.0 ** _exponent(like)
+
+
+def span(low: float | None, high: float | None, like: float | None = None) -> str:
+    """A point, or both ends of a range in the unit of the upper one: ``1.20–3.40 µJ``."""
+    if low is None or high is None:
+        return MISSING
+    if low == high:
+        return joule(low, like)
+    like = like or high
+    return f"{joule(low, like).split()[0]}–{joule(high, like)}"
+
+
+def price_span(low: float | None, high: float | None) -> str:
+    """A published figure, or a published range: ``1.54 pJ``, ``11.3–26.6 nJ``."""
+    if low is None or high is None or low == high:
+        return price(high)
+    ends = [price(low), price(high)]
+    units = {end.split()[1] for end in ends}
+    return f"{ends[0].split()[0]}–{ends[1]}" if len(units) == 1 else "–".join(ends)
+
+
+def ratio(low: float | None, high: float | None) -> str:
+    """How many times: ``0.74``, ``0.5–2.1``, ``>= 0.5`` where nothing bounds it."""
+    if low is None:
+        return MISSING
+    if low == high:
+        return f"{low:.2f}"
+    return f">= {low:.2f}" if high is None else f"{low:.2f}–{high:.2f}"
 
 
 def price(value: float | None) -> str:
@@ -238,7 +277,9 @@ def headline(document: Section) -> list[str]:
     if scored := document.get("accuracy"):
         parts.append(f"{percent(scored['value'])} accuracy")
     if profile := priced(document.get("energy")):
-        parts.append(f"{joule(profile['joule_per_sample'])} per {sample_noun(document)} (estimate)")
+        parts.append(
+            f"{span(profile['low_per_sample'], profile['high_per_sample'])} per {sample_noun(document)} (estimate)"
+        )
     return parts
 
 
@@ -263,16 +304,16 @@ def by_reason(terms: list[Section]) -> dict[str, list[Section]]:
 # -- terminal --------------------------------------------------------------------------------------------------------
 
 
-def _table(title: str, columns: Iterable[str], left: int = 1) -> Table:
+def table(title: str, columns: Iterable[str], left: int = 1) -> Table:
     """A table whose first `left` columns are words and the others numbers."""
-    table = Table(title=Text(title), title_justify="left", box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), show_edge=False)
+    made = Table(title=Text(title), title_justify="left", box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), show_edge=False)
     for i, column in enumerate(columns):
-        table.add_column(Text(column), justify="left" if i < left else "right", overflow="fold")
-    return table
+        made.add_column(Text(column), justify="left" if i < left else "right", overflow="fold")
+    return made
 
 
-def _row(table: Table, *cells: str) -> None:
-    table.add_row(*(Text(cell) for cell in cells))  # Text: a name such as "[red]" is not markup
+def add_row(rows: Table, *cells: str) -> None:
+    rows.add_row(*(Text(cell) for cell in cells))  # Text: a name such as "[red]" is not markup
 
 
 def parity(section: Section) -> RenderableType:
@@ -282,7 +323,7 @@ def parity(section: Section) -> RenderableType:
     """
     lines: list[RenderableType] = []
     columns = ("hand-over", "layer", "compared", "mismatches", "ties", "largest |Δv|")
-    table = _table(f"Spikes compared, {plural(section['samples'], 'sample')}", columns, left=2)
+    rows = table(f"Spikes compared, {plural(section['samples'], 'sample')}", columns, left=2)
     cost = quantization(section)
     for rung in section["rungs"]:
         if cost and is_integer(rung):
@@ -290,7 +331,7 @@ def parity(section: Section) -> RenderableType:
             name = "quantization (a loss)"
             for layer in section["quantization"]["layers"]:
                 numbers = (f"{layer[field]:,}" for field in ("compared", "mismatches"))
-                _row(table, name, layer["layer"], *numbers, MISSING, MISSING)
+                add_row(rows, name, layer["layer"], *numbers, MISSING, MISSING)
                 name = ""  # said once
             cost = ""
         name = f"{rung['from']} -> {rung['to']}"
@@ -300,7 +341,7 @@ def parity(section: Section) -> RenderableType:
         name = "int: " * is_integer(rung) + name
         for layer in rung["layers"]:
             numbers = (f"{layer[field]:,}" for field in ("compared", "mismatches", "ties"))
-            _row(table, name, layer["layer"], *numbers, number(layer["max_v_error"]))
+            add_row(rows, name, layer["layer"], *numbers, number(layer["max_v_error"]))
             name = ""
             if words := potential(layer, rung):
                 lines.append(Text(f"  {words}"))
@@ -309,7 +350,7 @@ def parity(section: Section) -> RenderableType:
     for checked, file in ((section, "the file"), (section.get("quantization") or {}, "the quantized file")):
         if check := self_check(checked, file):
             lines.append(Text(check))
-    return Group(*lines, Text(), table)
+    return Group(*lines, Text(), rows)
 
 
 def accuracy(section: Section) -> RenderableType:
@@ -319,69 +360,19 @@ def accuracy(section: Section) -> RenderableType:
 def training(section: Section) -> RenderableType:
     """The arms side by side."""
     title = f"Training: {plural(section['epochs'], 'epoch')}, {section['seconds']:.1f} s, seed {section['seed']}"
-    table = _table(title, ("arm", "accuracy", "quantization error"))
+    rows = table(title, ("arm", "accuracy", "quantization error"))
     for arm in section["arms"]:
-        _row(table, arm["name"], percent(arm["accuracy"]), fixed(arm["quantization_error"]))
-    return table
+        add_row(rows, arm["name"], percent(arm["accuracy"]), fixed(arm["quantization_error"]))
+    return rows
 
 
-def _counts(section: Section) -> Table:
-    terms = key_terms(section)
-    columns = ("layer", "input", "firing rate", *(term["name"] for term in terms))
-    table = _table(f"Counts, total of {plural(section['samples'], 'sample')}", columns, left=2)
-    for layer in section["layers"]:
-        values = (f"{layer['counts'][term['name']]:,}" for term in terms)
-        _row(table, layer["layer"], layer["input"], percent(layer["firing_rate"]), *values)
-    _row(table, "total", "", "", *(f"{section['totals'][term['name']]:,}" for term in terms))
-    return table
+def render(document: Section, console: Console, shown: Sequence[str] = ()) -> None:
+    """Print the headline and every section that the document has and a terminal can show.
 
+    `shown`: the tables of energies that are printed when asked for, compare and accuracy.
+    """
+    from rmp_deploy.report.energy import energy  # it is made of the tables above
 
-def _summary(profiles: list[Section]) -> Table:
-    table = _table("Energy per sample (estimate)", ("profile", "all priced", "synaptic", "ANN twin", "twin / synaptic"))
-    for p in profiles:
-        sums = ("joule_per_sample", "synaptic_joule_per_sample", "twin_joule_per_sample")
-        values = (joule(p[key]) if p["rows"] or p[key] is not None else "not priced" for key in sums)
-        _row(table, p["name"], *values, MISSING if p["ratio"] is None else f"{p['ratio']:.2f}")
-    return table
-
-
-def profile(section: Section) -> RenderableType:
-    """One profile's ledger; sources as numbered notes, so that the table fits 80 columns."""
-    parts: list[RenderableType] = []
-    if section["rows"]:
-        sources = list(dict.fromkeys(row["source"] for row in section["rows"]))
-        columns = ("term", "scope", "evidence", "count", "price", "energy", "source")
-        table = _table(f"{section['name']}: {section['title']}", columns, left=3)
-        for row in section["rows"]:
-            words = (row["term"], row["scope"], row["evidence"], count(row["count"]))
-            reference = f"[{sources.index(row['source']) + 1}]"
-            _row(table, *words, price(row["price_joule"]), joule(row["joule"]), reference)
-        parts += [table, *(Text(f"[{i}] {source}") for i, source in enumerate(sources, 1))]
-    else:
-        parts.append(Text(f"{section['name']}: {section['title']}: no published price"))
-    parts += [Text(f"note: {note}") for note in section["notes"]]
-    for kind in ("included", "unpriced"):
-        for why, terms in by_reason(section.get(kind) or []).items():
-            listed = ", ".join(f"{u['term']} {count(u['count'])}" for u in terms)
-            parts.append(Text(f"{kind} ({why}): {listed}"))
-    return Group(*parts)
-
-
-def energy(section: Section) -> RenderableType:
-    """Counts, one line per profile, every ledger with its sources, and what has no price."""
-    parts: list[RenderableType] = [_counts(section)]
-    if section.get("pools", "folded") != "folded":
-        parts.append(Text(f"pools {section['pools']}"))
-    if more := relays(section):
-        parts.append(Text(more))
-    parts += [Text(), _summary(section["profiles"])]
-    for each in section["profiles"]:
-        parts += [Text(), profile(each)]
-    return Group(*parts, Text(), Text(ESTIMATE, "italic"))
-
-
-def render(document: Section, console: Console) -> None:
-    """Print the headline and every section that the document has and a terminal can show."""
     document = printable(document)
     if parts := headline(document):
         console.print(Text(", ".join(parts), "bold"))
@@ -389,8 +380,11 @@ def render(document: Section, console: Console) -> None:
         console.print(Text(check))
     for coding in codings(document):
         console.print(Text(coding))
-    writers = {"accuracy": accuracy, "parity": parity, "training": training, "energy": energy}
+    writers = {"accuracy": accuracy, "parity": parity, "training": training}
     for name, write in writers.items():
         if document.get(name):
             console.print()
             console.print(write(document[name]))
+    if document.get("energy"):
+        console.print()
+        console.print(energy(document["energy"], shown))

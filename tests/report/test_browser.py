@@ -19,7 +19,7 @@ FLAGS = (
     "--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--hide-scrollbars",
     "--disable-background-networking", "--disable-component-update", "--disable-sync",
 )  # fmt: skip
-# The page runs no script, so a page around it measures: one frame per width, as wide as the screen it stands for.
+# The page around measures: one frame per width, as wide as the screen it stands for.
 MEASURE = """<!doctype html><meta charset="utf-8">%s<pre id="found"></pre><script>
 addEventListener("load", () => {
   const found = [...document.querySelectorAll("iframe")].map(frame => {
@@ -29,7 +29,8 @@ addEventListener("load", () => {
               const ink = text.getBoundingClientRect(), box = text.ownerSVGElement.getBoundingClientRect();
               return ink.left < box.left - 1 || ink.right > box.right + 1 || ink.bottom > box.bottom + 2;
             }).map(text => text.textContent),
-            charts: [...page.querySelectorAll("svg.chart")].map(c => c.getBoundingClientRect().height),
+            charts: [...page.querySelectorAll("svg.chart")].filter(c => c.checkVisibility())
+                      .map(c => c.getBoundingClientRect().height),
             ground: frame.contentWindow.getComputedStyle(page.body).backgroundColor};
   });
   document.getElementById("found").textContent = JSON.stringify(found);
