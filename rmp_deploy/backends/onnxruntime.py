@@ -29,8 +29,6 @@ def run(graph: SpikingGraph, x: npt.NDArray[Any], record: Sequence[Record] = ())
     with onnx_io.runnable(graph, record) as model:
         found = _outputs(model, x)
     layers = {str(what): {name: found[f"trace/{what}/{name}"] for name in _recorded(graph, what)} for what in record}
-    if "spikes" in layers:
-        layers["spikes"] = {name: s > 0 for name, s in layers["spikes"].items()}
     return Trace(backend="onnxruntime", output=found["output"], **layers)
 
 

@@ -23,7 +23,7 @@ from rmp_deploy.ir.ops import Delay, Op, Shape, SumPool2d
 from rmp_deploy.ir.trace import Record
 
 GRAPH_KEY = "rmp_deploy.graph"
-FLOAT, DOUBLE, INT64 = TensorProto.FLOAT, TensorProto.DOUBLE, TensorProto.INT64
+FLOAT, DOUBLE, INT64, BOOL = TensorProto.FLOAT, TensorProto.DOUBLE, TensorProto.INT64, TensorProto.BOOL
 
 
 def to_model(graph: SpikingGraph, record: Sequence[Record] = ()) -> ModelProto:
@@ -58,7 +58,7 @@ def to_skeleton(graph: SpikingGraph, record: Sequence[Record] = ()) -> tuple[Mod
     states = [(op, key) for op in graph.ops for key in STATES.get(type(op), ())]
     suffix = {"spikes": "", "v": "/v", "u": "/u"}
     traced = [
-        (f"trace/{what}/{op.name}", op.name + suffix[what], FLOAT if what == "spikes" else state_type(op))
+        (f"trace/{what}/{op.name}", op.name + suffix[what], BOOL if what == "spikes" else state_type(op))
         for what in record
         if what != "readout"
         for op in spiking
@@ -158,7 +158,12 @@ def _step(
         helper.make_node("SpikeCount", [op.name, f"{op.name}/n_prev"], [f"{op.name}/n"], domain=DOMAIN)
         for op in spiking
     ]
-    nodes += [helper.make_node("Identity", [value], [f"{name}.step"]) for name, value, _ in scanned]
+    nodes += [
+        helper.make_node("Cast", [value], [f"{name}.step"], to=BOOL)  # a quarter of the memory
+        if kind == BOOL
+        else helper.make_node("Identity", [value], [f"{name}.step"])
+        for name, value, kind in scanned
+    ]
 
     def all_states(suffix: str) -> list[ValueInfoProto]:
         kept = [_info(f"{op.name}/{key}{suffix}", state_type(op), "B", *state_shape(graph, op)) for op, key in states]
