@@ -14,6 +14,7 @@ from collections.abc import Sequence
 from importlib import import_module
 
 BENCHMARKS = {  # a function of this name -> the module that holds it
+    "energy_count": "energy_count",
     "infer_float": "float_networks",
     "export_cost": "float_networks",
     "parity_float": "float_networks",
