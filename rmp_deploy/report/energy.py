@@ -13,11 +13,16 @@ from rmp_deploy.report.text import (
     MISSING,
     Section,
     add_row,
+    break_even,
     by_reason,
+    compute_line,
     count,
+    estimate,
     joule,
     key_terms,
+    on_chip,
     percent,
+    placement,
     plural,
     price_span,
     ratio,
@@ -138,4 +143,28 @@ def profile(section: Section) -> RenderableType:
         for why, terms in by_reason(section.get(kind) or []).items():
             listed = ", ".join(f"{u['term']} {count(u['count'])}" for u in terms)
             parts.append(Text(f"{kind} ({why}): {listed}"))
+    parts += _break_even(section.get("break_even"))
+    parts += _hardware(section.get("hardware"))
     return Group(*parts)
+
+
+def _break_even(found: Section | None) -> list[RenderableType]:
+    """At which firing rate the synapses cost as much as the twin; nothing where that is not known for any twin."""
+    if not found or found["network"]["dense"]["low"] is None:
+        return []
+    rate = percent(found["network"]["rate"])
+    lines = [f"break-even with the ANN twin, {what}: {told}" for what, told in break_even(found)]
+    lines[0] += f" (this run: {rate} spikes per input and step)"
+    return [Text(line) for line in (*lines, compute_line(found["line"])) if line]
+
+
+def _hardware(section: Section | None) -> list[RenderableType]:
+    """What is known of the chip's shape; nothing where only the operations are, which stand in the ledger."""
+    known = [(what, each) for what, each in on_chip(section) if each["low"] is not None] if section else []
+    if not section or len(known) < 2:
+        return []
+    rows = table("on the chip (estimate)", ("what", ""))
+    for what, each in known:
+        add_row(rows, what, estimate(each))
+    left_out = [Text(f"left out: {what} ({why})") for what, why in section["left_out"].items()]
+    return [Text(placement(section)), rows, *left_out]

@@ -80,15 +80,16 @@ def _profile_bars(energy: Section, profile: Section) -> list[tuple[Section, str,
     return bars
 
 
-def _twin_bars(profile: Section) -> tuple[str, str]:
-    """The network's synaptic energy and its ANN twin's, on one scale; pale is the rest of a range."""
-    ends = [[profile[f"{side}_{end}_per_sample"] or 0.0 for end in ("low", "high")] for side in ("synaptic", "twin")]
-    largest = max(high for _, high in ends)
-    ours, twin = (
-        svg.stack([(css, low, ""), ("upto", high - low, "")], largest)
-        for css, (low, high) in zip(("spiking", "dense"), ends, strict=True)
-    )
-    return ours, twin
+def _twin_bars(profile: Section) -> list[tuple[str, str, Section, str]]:
+    """(who, CSS class, its energy, bar): the network's synapses and its ANN twins, on one scale; pale: up to a high."""
+    ours = {end: profile[f"synaptic_{end}_per_sample"] for end in ("low", "high")}
+    sides = [("SNN", "spiking", ours)] + [(f"ANN, {twin['name']}", "dense", twin) for twin in profile["twins"]]
+    largest = max(each["high"] or 0.0 for _, _, each in sides)
+    bars = []
+    for who, css, each in sides:
+        low, high = each["low"] or 0.0, each["high"] or 0.0
+        bars.append((who, css, each, svg.stack([(css, low, ""), ("upto", high - low, "")], largest)))
+    return bars
 
 
 def _accuracy_chart(key: str, energy: Section, profile: Section) -> str:
@@ -162,7 +163,7 @@ def _environment() -> Environment:
     env = Environment(loader=loader, autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
     formatters = (
         text.count, text.joule, text.price, text.percent, text.number, text.fixed, text.plural, text.span,
-        text.price_span, text.ratio,
+        text.price_span, text.ratio, text.estimate,
     )  # fmt: skip
     env.filters |= {f.__name__: _tied(f) for f in formatters}
     env.filters |= {
@@ -179,15 +180,19 @@ def _environment() -> Environment:
     env.globals |= {
         "accuracy_chart": _accuracy_chart,
         "axis_labels": _axis_labels,
+        "break_even": text.break_even,
         "by_reason": text.by_reason,
+        "compute_line": text.compute_line,
         "CODINGS": text.CODINGS,
         "colours": _colours,
         "dot": _dot,
         "histogram": svg.histogram,
         "key_terms": text.key_terms,
         "meter": _meter,
+        "on_chip": text.on_chip,
         "outputs": svg.outputs,
         "picture": svg.picture,
+        "placement": text.placement,
         "exactness": text.exactness,
         "explained": text.explained,
         "is_integer": text.is_integer,

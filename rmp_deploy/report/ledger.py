@@ -79,11 +79,18 @@ def _at(counts: Counts, ledger: Ledger) -> list[Section]:
 
 
 def _twin(twin: Twin) -> Section:
-    return {**asdict(twin), "macs": twin.macs, "macs_with_padding": twin.macs_with_padding}
+    sums = {name: getattr(twin, name) for name in ("macs", "macs_with_padding", "effective_macs")}
+    return {**asdict(twin), **sums}
 
 
 def _profile(profile: ProfileLedger) -> Section:
-    return {**asdict(profile.ledger), "at": [each._asdict() for each in profile.at]}
+    return {
+        **asdict(profile.ledger),
+        "at": [each._asdict() for each in profile.at],
+        "twins": [{"name": each.name, "macs": each.macs, **each.energy._asdict()} for each in profile.twins],
+        "break_even": asdict(profile.break_even),
+        "hardware": asdict(profile.hardware),
+    }
 
 
 def _convention(ledger: ConventionLedger) -> Section:
