@@ -43,7 +43,7 @@ class PricedTerm:
 
 @dataclass(frozen=True)
 class UnpricedTerm:
-    """Operations that happened and whose energy the profile does not know."""
+    """Operations that happened and whose energy the profile does not know, or that no charged term holds."""
 
     term: str
     count: int
@@ -62,7 +62,7 @@ class IncludedTerm:
 
 @dataclass(frozen=True)
 class LayerEnergy:
-    """One row of the counts [J per sample]: all priced terms and their sum (None if the profile prices nothing).
+    """One row of the counts [J per sample]: all priced terms and their sum (None if nothing that happened is priced).
 
     `terms`, `terms_low` and `terms_high` hold the energy of each priced term.
     """
@@ -102,7 +102,8 @@ class EnergyLedger:
     Attributes:
         precision: the numbers that every price of this ledger is for, network and twin alike.
         rows: the priced terms, [J] over all `samples`.
-        joule: their sum [J]; None where the profile prices nothing. A lower bound if `unpriced` is not empty.
+        joule: their sum [J]; None where nothing that happened has a price, 0 where nothing happened. A lower bound if
+            `unpriced` is not empty.
         joule_per_sample: `joule` / `samples` [J].
         synaptic_joule_per_sample: mac + ac alone [J]; None where none of those that happened has a price, or where the
             price is all-in and so cannot be told apart from the rest.
@@ -156,10 +157,14 @@ def price(counts: Counts, twin: Twin, profile: HardwareProfile) -> EnergyLedger:
     for term, count in totals.items():
         known = profile.prices[term]
         if count and known.included_in:
-            included.append(IncludedTerm(term, count, known.included_in, known.why))
+            if any(totals[each] and profile.prices[each].figure for each in known.included_in):
+                included.append(IncludedTerm(term, count, known.included_in, known.why))
+            else:
+                why = f"nothing was charged that could hold it ({', '.join(known.included_in)})"
+                unpriced.append(UnpricedTerm(term, count, why))
         elif count and known.figure is None:
             unpriced.append(UnpricedTerm(term, count, known.why))
-    total = _sum(rows)
+    total = _total(totals, rows)
     per_sample = _divide(total, samples)
     all_in = any(row.scope == "all_in" for row in rows)
     happened = [term for term in SYNAPTIC if totals[term]]
@@ -205,7 +210,8 @@ def energy_at(counts: Counts, profile: HardwareProfile) -> tuple[Energy, ...]:
     Raises:
         RmpDeployError: the counts were not taken step by step.
     """
-    return tuple(_divide(_sum(_rows(counts.at(t), profile)), counts.samples) for t in range(1, counts.T + 1))
+    of_t = (counts.at(t) for t in range(1, counts.T + 1))
+    return tuple(_divide(_total(totals, _rows(totals, profile)), counts.samples) for totals in of_t)
 
 
 def _rows(totals: Mapping[str, int], profile: HardwareProfile) -> tuple[PricedTerm, ...]:
@@ -222,7 +228,7 @@ def _rows(totals: Mapping[str, int], profile: HardwareProfile) -> tuple[PricedTe
 
 def _layer(name: str, counts: Mapping[str, int], profile: HardwareProfile, samples: int) -> LayerEnergy:
     rows = _rows(counts, profile)
-    total = _divide(_sum(rows), samples)
+    total = _divide(_total(counts, rows), samples)
     return LayerEnergy(
         layer=name,
         joule=total.joule,
@@ -270,6 +276,12 @@ def _ratio(twin: Energy, synaptic: Energy) -> Energy:
     low = twin.low / synaptic.high
     high = twin.high / synaptic.low if synaptic.low else None
     return Energy(low, high, low if low == high else None)
+
+
+def _total(counts: Mapping[str, int], rows: Sequence[PricedTerm]) -> Energy:
+    """Sum of the rows; all None where something happened and nothing of it has a price."""
+    unknown = any(counts.values()) and not any(row.count for row in rows)
+    return Energy() if unknown else _sum(rows)
 
 
 def _sum(rows: Sequence[PricedTerm]) -> Energy:

@@ -122,6 +122,32 @@ def test_a_profile_that_prices_nothing_gives_no_energy_rather_than_0():
     assert [(u.term, u.why) for u in ledger.unpriced] == [("mac", "not in the profile"), ("ac", "not in the profile")]
 
 
+@pytest.mark.parametrize("name", ["darwin3", "tianjic", "seneca", "reckon", "truenorth", "odin"])
+def test_what_happened_without_a_price_costs_nothing_known_rather_than_0(name):
+    """These chips publish one accumulate; a network of multiply-accumulates has none."""
+    happened = {"mac": 1000, "weight_read": 1000, "neuron_active": 10}
+    ledger = price(counts_of(happened), TWIN, load(name))
+    assert {row.count for row in ledger.rows} == {0}
+    assert [ledger.joule, ledger.low, ledger.high, ledger.joule_per_sample, ledger.layers[0].joule] == [None] * 5
+    assert {u.term: u.count for u in ledger.unpriced} == happened
+    assert ledger.included == ()
+    mixed = price(counts_of(happened, {"ac": 5, "weight_read": 5}), TWIN, load(name))
+    assert mixed.low > 0
+    assert (mixed.layers[0].low, mixed.layers[1].low) == (None, mixed.low_per_sample)
+    nothing = price(counts_of({}), TWIN, load(name))
+    assert nothing.joule == nothing.layers[0].joule == 0.0
+
+
+def test_what_nothing_charged_could_hold_is_unpriced():
+    """Weights are read by ac and mac; loihi1 prices the first alone, and here only the second happened."""
+    ledger = price(counts_of({"mac": 7, "weight_read": 7, "neuron_active": 1}), TWIN, load("loihi1"))
+    assert ledger.joule == pytest.approx(81 * PJ)
+    why = {u.term: u.why for u in ledger.unpriced}
+    assert why["weight_read"] == "nothing was charged that could hold it (ac, mac)"
+    both = price(counts_of({"mac": 7, "ac": 1, "weight_read": 8}), TWIN, load("loihi1"))
+    assert [i.term for i in both.included] == ["weight_read"]
+
+
 def test_no_ratio_while_a_synaptic_operation_has_no_price():
     """With ac unknown, mac alone would make the spiking network look better than it is."""
     ledger = price(counts_of({"ac": 5, "mac": 2}), TWIN, profile_of(mac=(1 * PJ, "per_term")))
@@ -315,7 +341,7 @@ def test_energy_is_additive_over_layers(layers, profile):
     alone = [price(counts_of(layer, samples=3), TWIN, profile) for layer in layers]
     assert ends(whole) == pytest.approx([math.fsum(e) for e in zip(*map(ends, alone), strict=True)], rel=1e-12)
     assert whole.low_per_sample == pytest.approx(
-        None if whole.low is None else math.fsum(layer.low for layer in whole.layers), rel=1e-12
+        None if whole.low is None else math.fsum(layer.low or 0.0 for layer in whole.layers), rel=1e-12
     )
     for layer in whole.layers:
         assert set(layer.terms) == set(layer.terms_low) == set(layer.terms_high)
