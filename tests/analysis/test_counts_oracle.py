@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import itertools
 import math
+import sys
 from collections import Counter
 from dataclasses import replace
+from functools import reduce
+from operator import add
 
 import numpy as np
 import pytest
@@ -13,7 +16,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from rmp_deploy import backends
-from rmp_deploy.analysis.counts import count, fan_out, twin
+from rmp_deploy.analysis.counts import ACTIVITY, count, fan_out, twin
+from rmp_deploy.errors import RmpDeployError
 from rmp_deploy.hw_profiles import TERMS
 from rmp_deploy.ir import reference
 from rmp_deploy.ir.graph import Input, Readout, SpikingGraph
@@ -221,11 +225,21 @@ def connections(op, shape):
                 yield (o, *place), (o // group_out * group_in + c, *at)
 
 
+def weight_of(op, o, i):
+    """Of the synapse from input place i to output place o."""
+    if isinstance(op, Linear | LoihiLinear):
+        return op.weight[o[0], i[0]]
+    geometry = zip(o[1:], i[1:], op.stride, op.padding, op.dilation, strict=True)
+    tap = [(a + pad - p * s) // d for p, a, s, pad, d in geometry]
+    return op.weight[(o[0], i[0] % op.weight.shape[1], *tap)]
+
+
 class Oracle:
     """One sample, step by step, element by element. A value is {place: number}; of real values, an event or none."""
 
     def __init__(self, graph, x, spikes, real_input):
         self.graph, self.x, self.spikes, self.terms = graph, x, spikes, Counter(dict.fromkeys(TERMS, 0))
+        self.activity = {op.name: Counter(dict.fromkeys(ACTIVITY, 0)) for op in graph.of_type(*SYNAPSES)}
         self.kind = {graph.input.name: "real" if real_input else "message" if graph.input.message_bits else "spike"}
         self.past = {graph.input.name: []}
         for op in graph.ops:
@@ -285,8 +299,12 @@ class Oracle:
         if isinstance(op, SYNAPSES):
             made = dict.fromkeys(places, 0)
             before = self.terms["ac"] + self.terms["mac"]
+            numbers, activity = self.now[read[0]], self.activity[op.name]
+            activity.update(input_elements=len(numbers), input_events=sum(n != 0 for n in numbers.values()))
             for o, i in connections(op, self.graph.shapes[read[0]]):
                 made[o] |= int(self.operation(read[0], i, dense=True))
+                if numbers[i] != 0 and weight_of(op, o, i) != 0:
+                    activity["ac_nonzero" if self.kind[read[0]] == "spike" else "mac_nonzero"] += 1
             self.terms["weight_read"] += self.terms["ac"] + self.terms["mac"] - before
             self.terms["bias_add"] += len(places) * (getattr(op, "bias", None) is not None)
             return made
@@ -371,13 +389,23 @@ class Oracle:
         return made
 
 
-def walked(graph, x, trace):
-    terms = Counter(dict.fromkeys(TERMS, 0))
+def oracles(graph, x, trace):
+    """The oracle of each sample."""
     for i, sample in enumerate(x):
         binary = bool(((sample == 0) | (sample == 1)).all())
         real = graph.input.message_bits is None and not (graph.input.encoding == "time_series" and binary)
-        terms.update(Oracle(graph, sample, {name: s[i] for name, s in trace.spikes.items()}, real).walk())
+        yield Oracle(graph, sample, {name: s[i] for name, s in trace.spikes.items()}, real)
+
+
+def walked(graph, x, trace):
+    terms = Counter(dict.fromkeys(TERMS, 0))
+    for oracle in oracles(graph, x, trace):
+        terms.update(oracle.walk())
     return dict(terms)
+
+
+def part_of(trace, samples, steps=slice(None)):
+    return Trace("any", trace.output[samples], {name: s[samples, steps] for name, s in trace.spikes.items()})
 
 
 @settings(max_examples=80, deadline=None, suppress_health_check=[HealthCheck.too_slow])
@@ -396,16 +424,85 @@ def test_the_random_graphs_hold_every_op():
 
 @settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(seed=st.integers(0, 2**32 - 1))
-def test_counts_add_up_over_samples_and_never_fall_with_another_spike(seed):
+def test_non_zero_operations_are_those_of_a_walk_over_the_weights_that_are_not_0(seed):
+    rng = np.random.default_rng(seed)
+    graph = random_graph(rng)
+    x, trace = random_run(rng, graph, 2)
+    rows = {row.layer: row for row in count(graph, trace, x).layers}
+    walks = list(oracles(graph, x, trace))
+    for walk in walks:
+        walk.walk()
+    for name, row in rows.items():
+        found = sum((walk.activity.get(name, Counter()) for walk in walks), Counter())
+        assert row.activity == {term: found[term] for term in row.activity}
+        known = set(row.activity) == set(ACTIVITY)
+        assert known or (set(row.activity) == {"input_elements"} and row.input in ("real-valued", "mixed"))
+        assert known or graph.by_name[name].inputs[0] != "x"
+
+
+@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@given(seed=st.integers(0, 2**32 - 1))
+def test_rows_steps_and_samples_sum_to_the_totals(seed):
     rng = np.random.default_rng(seed)
     graph = random_graph(rng)
     x, trace = random_run(rng, graph, 3)
     whole = count(graph, trace, x)
-    one, two = (
-        count(graph, Trace("any", trace.output[part], {k: s[part] for k, s in trace.spikes.items()}), x[part])
-        for part in (slice(0, 1), slice(1, 3))
-    )
-    assert (one + two).totals == whole.totals
+    alone = [count(graph, part_of(trace, slice(i, i + 1)), x[i : i + 1]) for i in range(len(x))]
+    for term in TERMS:
+        samples = [counts.totals[term] for counts in alone]
+        assert whole.totals[term] == sum(row.counts[term] for row in whole.layers) == sum(samples)
+        spread = whole.spreads[term]
+        assert (spread.minimum, spread.maximum) == (min(samples), max(samples))
+        assert spread.squares == sum(n * n for n in samples)
+        assert spread.std(sum(samples), len(x)) == pytest.approx(np.std(samples))
+        for i, row in enumerate(whole.layers):
+            of_row = [counts.layers[i].counts[term] for counts in alone]
+            assert sum(row.steps[term]) == row.counts[term] == sum(of_row)
+            assert len(row.steps[term]) == graph.T
+            spread = row.spreads[term]
+            assert (spread.minimum, spread.maximum) == (min(of_row), max(of_row))
+            assert spread.squares == sum(n * n for n in of_row)
+    for row in whole.layers:
+        assert (row.neuron_spikes is None) == (row.neurons is None)
+        if row.neurons is not None:
+            fired = trace.spikes[row.neurons].reshape(len(x) * graph.T, -1)
+            assert row.neuron_spikes.tolist() == fired.sum(axis=0).tolist()
+            assert (row.dead, row.saturated) == (int((~fired.any(axis=0)).sum()), int(fired.all(axis=0).sum()))
+
+
+@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@given(seed=st.integers(0, 2**32 - 1))
+def test_counts_at_t_are_those_of_a_network_of_t_steps(seed):
+    rng = np.random.default_rng(seed)
+    graph = random_graph(rng)
+    x, trace = random_run(rng, graph, 2)
+    series = graph.input.encoding == "time_series"
+    if series and graph.input.message_bits is None and not ((x == 0) | (x == 1)).all():
+        x[0, 0].flat[0] = 0.4  # what a sample is, is judged by all of its steps: the first tells
+    whole = count(graph, trace, x)
+    for t in range(1, graph.T + 1):
+        shorter = count(replace(graph, T=t), part_of(trace, slice(None), slice(t)), x[:, :t] if series else x)
+        assert whole.at(t) == shorter.totals
+    assert whole.at(graph.T) == whole.totals
+    for t in (0, graph.T + 1):
+        with pytest.raises(RmpDeployError, match=rf"^counts: t = {t}, allowed 1..{graph.T}\. "):
+            whole.at(t)
+
+
+@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@given(seed=st.integers(0, 2**32 - 1), at_once=st.integers(1, 3))
+def test_counts_add_up_over_samples_and_never_fall_with_another_spike(seed, at_once):
+    rng = np.random.default_rng(seed)
+    graph = random_graph(rng)
+    x, trace = random_run(rng, graph, 4)
+    whole = count(graph, trace, x)
+    cuts = [0, *sorted(rng.choice([1, 2, 3], int(rng.integers(1, 4)), replace=False).tolist()), 4]
+    shards = [slice(a, b) for a, b in itertools.pairwise(cuts)]
+    assert reduce(add, [count(graph, part_of(trace, part), x[part]) for part in shards]) == whole
+    with pytest.MonkeyPatch.context() as patch:  # as of a trace that is too large to be counted at once
+        largest = max(map(math.prod, graph.shapes.values()))
+        patch.setattr(sys.modules[count.__module__], "AT_ONCE", at_once * graph.T * largest)
+        assert count(graph, trace, x) == whole
     louder = {name: spikes.copy() for name, spikes in trace.spikes.items()}
     one_more = louder[str(rng.choice(list(louder)))]
     one_more.flat[rng.integers(one_more.size)] = True

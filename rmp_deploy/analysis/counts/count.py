@@ -130,7 +130,7 @@ def _count(graph: SpikingGraph, recorded: dict[str, Value], facts: dict[str, Fac
                     spreads={term: _spread(tally.sum(axis=1)) for term, tally in all_of.items()},
                     steps={term: tuple(tally.sum(axis=0).tolist()) for term, tally in all_of.items()},
                     activity=active[op.name],
-                    neuron_spikes=None if fires is None else per_neuron(steps[fires.name].events),
+                    neuron_spikes=None if fires is None else per_neuron(steps[fires.name].events.where),
                 )
             )
     totals = {term: np.broadcast_to(sum(row[term] for row in tallies.values()), (n, graph.T)) for term in TERMS}

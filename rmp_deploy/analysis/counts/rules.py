@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from rmp_deploy.analysis.counts.fan_out import Convolution, Dense, Pool, fan_out, fan_out_nonzero
-from rmp_deploy.analysis.counts.sums import CHANNEL, Ints, outside, per_step, weighted
+from rmp_deploy.analysis.counts.sums import CHANNEL, Events, Ints
 from rmp_deploy.analysis.counts.values import MESSAGES, REAL, SPIKES, Step
 from rmp_deploy.ir.ops import (
     LI,
@@ -63,10 +63,10 @@ def activity(op: Dense | Convolution, x: Step, is_shortcut: bool) -> dict[str, i
     if not x.facts.known:
         return counted
     shape = x.value.shape[CHANNEL:]
-    n = weighted(x.nonzero, _one_each(x) if is_shortcut else fan_out_nonzero(op, shape))
+    n = x.nonzero.weighted(_one_each(x) if is_shortcut else fan_out_nonzero(op, shape))
     return {
         **counted,
-        "input_events": _total(per_step(x.nonzero), x),
+        "input_events": _total(x.nonzero.per_step, x),
         "ac_nonzero": _total(x.of(SPIKES) * n, x),
         "mac_nonzero": _total((1 - x.of(SPIKES)) * n, x),
     }
@@ -83,7 +83,7 @@ def _one_each(x: Step) -> Ints:
 def _operations(x: Step, synapses: Ints) -> Terms:
     """The events of `x` along their synapses; of real values every one."""
     real = x.of(REAL)
-    reached = np.zeros((1, 1), np.int64) if real.all() else weighted(x.events, synapses)
+    reached = np.zeros((1, 1), np.int64) if real.all() else x.events.weighted(synapses)
     ac = x.of(SPIKES) * reached
     mac = x.of(MESSAGES) * reached + real * synapses.sum()
     return {"ac": ac, "mac": mac, "weight_read": ac + mac}
@@ -92,8 +92,8 @@ def _operations(x: Step, synapses: Ints) -> Terms:
 def _joined(x: Step) -> Terms:
     """What joins a current, or neurons, without a synapse: spikes and messages pass an identity, as on the chip."""
     if x.facts.host:
-        return {"residual_add": per_step(x.events)}
-    events = np.zeros((1, 1), np.int64) if x.of(REAL).all() else per_step(x.events)
+        return {"residual_add": x.events.per_step}
+    events = np.zeros((1, 1), np.int64) if x.of(REAL).all() else x.events.per_step
     ac, mac = x.of(SPIKES) * events, x.of(MESSAGES) * events
     return {"ac": ac, "mac": mac, "weight_read": ac + mac, "residual_add": x.of(REAL) * _size(x)}
 
@@ -110,8 +110,8 @@ def _add(_op: Add, read: Sequence[Step], made: Step) -> Terms:
     real = made.of(REAL)
     if real.all():
         return {"residual_add": (len(read) - 1) * _size(made)}
-    somewhere = reduce(np.logical_or, [x.events for x in read])
-    meeting = sum(per_step(x.events) for x in read) - per_step(somewhere)
+    somewhere = Events(reduce(np.logical_or, [x.events.where for x in read]))
+    meeting = sum(x.events.per_step for x in read) - somewhere.per_step
     return {"residual_add": real * (len(read) - 1) * _size(made) + (1 - real) * meeting}
 
 
@@ -153,8 +153,8 @@ def _loihi_lif(op: LoihiLIF, read: Sequence[Step], made: Step) -> Terms:
 
 def _neurons(kept: Sequence[npt.NDArray[np.float64]], read: Sequence[Step], made: Step) -> Terms:
     """`kept`: the factor per step of the membrane, and of the synaptic current where the neuron has one."""
-    counted = _states(kept, read, made, outside(made.events, read[0].events))
-    spikes = per_step(made.events)
+    counted = _states(kept, read, made, made.events.outside(read[0].events.where))
+    spikes = made.events.per_step
     return {**counted, "neuron_compare": _size(made), "reset": spikes, "spike": spikes}
 
 
@@ -169,7 +169,7 @@ def _states(kept: Sequence[npt.NDArray[np.float64]], read: Sequence[Step], made:
     """
     (x,) = read
     factors = [np.broadcast_to(factor, made.value.shape[CHANNEL:]) for factor in kept]
-    active = per_step(x.events) + unprompted
+    active = x.events.per_step + unprompted
     words = _size(made) + sum(int(np.count_nonzero(factor)) for factor in factors[1:])
     return {
         **({} if x.facts.current or x.facts.host else _joined(x)),

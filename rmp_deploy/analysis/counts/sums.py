@@ -8,6 +8,7 @@ with a vector, in floats that hold every sum exactly.
 from __future__ import annotations
 
 import math
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -38,30 +39,48 @@ def non_zero(value: Array) -> Bools:
     return np.broadcast_to(distinct(value) != 0, value.shape)
 
 
-def per_step(events: Bools) -> Ints:
-    """Events of each sample and step, [N, T]; 1 in place of N or T where they do not differ."""
-    return weighted(events, np.broadcast_to(np.int64(1), events.shape[2:]))
+class Events:
+    """Where events are, bool [N, T, *shape], and their sums, [N, T]; 1 in place of N or T where they do not differ."""
 
+    def __init__(self, where: Bools) -> None:
+        self.where = where
+        self._distinct = distinct(where)
 
-def weighted(events: Bools, weights: Ints) -> Ints:
-    """``sum(events * weights)`` over all elements, [N, T] as in `per_step`; weights [*shape] are not negative."""
-    found, axes = distinct(events), range(CHANNEL, events.ndim)
-    repeated = tuple(axis - CHANNEL for axis in axes if found.shape[axis] < events.shape[axis])
-    weights = weights.sum(axis=repeated, keepdims=True) if repeated else weights
-    if weights.strides[0] == 0:  # of all channels alike
-        found, weights = _channels(found), weights[:1]
-    return _product(found, weights, most=int(weights.sum()) * events.shape[CHANNEL])
+    @cached_property
+    def per_step(self) -> Ints:
+        """Events of each sample and step."""
+        return self.weighted(np.broadcast_to(np.int64(1), self.where.shape[CHANNEL:]))
 
+    def weighted(self, weights: Ints) -> Ints:
+        """``sum(events * weights)`` over all elements; weights [*shape] are not negative."""
+        found, shape = self._distinct, self.where.shape
+        repeated = tuple(i for i, n in enumerate(shape[CHANNEL:]) if found.shape[CHANNEL + i] < n)
+        weights = weights.sum(axis=repeated, keepdims=True) if repeated else weights
+        if weights.strides[0] == 0:  # of all channels alike
+            found, weights = self._over_channels, weights[:1]
+        return _product(found, weights, most=int(weights.sum()) * shape[CHANNEL])
 
-def outside(spikes: Bools, reached: Bools) -> Ints:
-    """Spikes where no event arrived, [N, T] as in `per_step`."""
-    there = distinct(reached)
-    if there.all():
-        return np.zeros((1, 1), np.int64)
-    if there.shape[CHANNEL] == 1:
-        missed = _channels(distinct(spikes)) * ~there
-        return _product(missed, np.ones(missed.shape[2:], np.int64), most=math.prod(spikes.shape[2:]))
-    return per_step(spikes & ~reached)
+    def outside(self, reached: Bools) -> Ints:
+        """Events where no other one arrived."""
+        there = distinct(reached)
+        if there.all():
+            return np.zeros((1, 1), np.int64)
+        if there.shape[CHANNEL] == 1:
+            missed = self._over_channels * ~there
+            return _product(missed, np.ones(missed.shape[2:], np.int64), most=math.prod(self.where.shape[2:]))
+        return Events(self.where & ~reached).per_step
+
+    @cached_property
+    def _over_channels(self) -> Array:
+        """Events added up over the channels, [N, T, 1, *map]."""
+        found = self._distinct.view(np.uint8)
+        starts = range(0, found.shape[CHANNEL], BYTE)
+        kind = np.uint8 if len(starts) == 1 else np.int64
+        total: Array = np.zeros((*found.shape[:CHANNEL], 1, *found.shape[CHANNEL + 1 :]), kind)
+        for start in starts:
+            part = found[:, :, start : start + BYTE]
+            np.add(total, np.add.reduce(part, axis=CHANNEL, dtype=np.uint8, keepdims=True), out=total)
+        return total
 
 
 def per_neuron(spikes: Bools) -> Ints:
@@ -70,13 +89,6 @@ def per_neuron(spikes: Bools) -> Ints:
     total = np.zeros(steps.shape[1], np.int64)
     for start in range(0, len(steps), BYTE):
         total += np.add.reduce(steps[start : start + BYTE], axis=0, dtype=np.uint8)
-    return total
-
-
-def _channels(events: Bools) -> Array:
-    """Events over the channels, [N, T, 1, *map]."""
-    kind = np.uint8 if events.shape[CHANNEL] <= BYTE else np.int64
-    total: Array = np.add.reduce(events.view(np.uint8), axis=CHANNEL, dtype=kind, keepdims=True)
     return total
 
 

@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from rmp_deploy.analysis.counts.fan_out import REACH, SYNAPSES, reach
-from rmp_deploy.analysis.counts.sums import CHANNEL, Bools, Ints, non_zero, true
+from rmp_deploy.analysis.counts.sums import CHANNEL, Bools, Events, Ints, non_zero, true
 from rmp_deploy.errors import op_error
 from rmp_deploy.ir.graph import SpikingGraph
 from rmp_deploy.ir.ops import (
@@ -74,14 +74,16 @@ class Step:
     facts: Facts
 
     @cached_property
-    def nonzero(self) -> Bools:
+    def nonzero(self) -> Events:
         """Where it is not 0; of a value that is not `known`, where an event arrives."""
-        return non_zero(self.value)
+        return Events(non_zero(self.value))
 
     @cached_property
-    def events(self) -> Bools:
+    def events(self) -> Events:
         """Where its events are; every real value of the host is one, zeros included."""
-        return events_of(self.value, self.facts, self.facts.host)
+        if not (self.facts.host and self.facts.any_real):
+            return self.nonzero
+        return Events(events_of(self.value, self.facts, dense=True))
 
     def of(self, kind: int) -> Ints:
         """1 for the samples that are of this kind, else 0: [N, 1], or [1, 1] where all are alike."""
