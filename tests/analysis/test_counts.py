@@ -14,7 +14,7 @@ from rmp_deploy.errors import RmpDeployError
 from rmp_deploy.hw_profiles import TERMS
 from rmp_deploy.ir import reference
 from rmp_deploy.ir.graph import Input, Readout, SpikingGraph
-from rmp_deploy.ir.ops import LIF, AvgPool2d, BatchNorm, Conv2d, Flatten, Linear, LoihiLIF, LoihiLinear, Quantize
+from rmp_deploy.ir.ops import LIF, AvgPool2d, BatchNorm, Conv2d, Flatten, Linear
 
 RNG = np.random.default_rng(0)
 
@@ -408,20 +408,6 @@ def test_what_is_not_counted_is_said_before_the_run():
     graph = graph_of(fc, lif("lif", "fc"), norm, shape=(4,))
     with pytest.raises(RmpDeployError, match=r"^BatchNorm 'bn': counting rule = none, allowed .*fold_batchnorm"):
         measure(graph, lambda _: pytest.fail("it was run"), [])
-
-
-def test_a_quantize_of_numbers_that_no_trace_holds_is_refused():
-    """A synapse's currents are not spikes: which of them round to 0 is unknown."""
-    ops = (
-        Linear(name="fc", inputs=("x",), weight=np.ones((3, 4))),
-        Quantize(name="q", inputs=("fc",), scale=1.0, message_bits=4),
-        LoihiLinear(name="out", inputs=("q",), weight=np.full((3, 3), 2)),
-        LoihiLIF(name="lif", inputs=("out",), du=4095, dv=4096, vth=1),
-    )
-    graph = graph_of(*ops, shape=(4,), encoding="direct")
-    with pytest.raises(RmpDeployError, match=r"^Quantize 'q': input 'fc' = real values that no trace holds") as info:
-        run(graph, np.ones((1, 4)))
-    one_line(info)
 
 
 def test_fan_out_is_of_a_synaptic_op():

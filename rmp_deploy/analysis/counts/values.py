@@ -12,7 +12,6 @@ import numpy.typing as npt
 
 from rmp_deploy.analysis.counts.fan_out import REACH, SYNAPSES, reach
 from rmp_deploy.analysis.counts.sums import CHANNEL, Bools, Events, Ints, non_zero, true
-from rmp_deploy.errors import op_error
 from rmp_deploy.ir.graph import SpikingGraph
 from rmp_deploy.ir.ops import (
     LI,
@@ -185,11 +184,7 @@ def events_of(value: Value, facts: Facts, dense: bool) -> Bools:
 
 
 def evaluate(op: Op, read: list[Value], facts: list[Facts], shape: Shape) -> Value:
-    """The value of an op without a state in all steps, from those that it reads.
-
-    Raises:
-        RmpDeployError: a Quantize reads what the spikes do not tell.
-    """
+    """The value of an op without a state in all steps, from those that it reads."""
     return EVALUATE[type(op)](op, read, facts, shape)
 
 
@@ -238,10 +233,7 @@ def _flatten(_op: Flatten, read: list[Value], _facts: list[Facts], shape: Shape)
     return read[0].reshape(*read[0].shape[:2], *shape)
 
 
-def _quantize(op: Quantize, read: list[Value], facts: list[Facts], _shape: Shape) -> Value:
-    if facts[0].any_real and not (facts[0].host and facts[0].known):
-        what, allowed = f"input '{op.inputs[0]}' = real values that no trace holds", "the network's input, or spikes"
-        raise op_error(op.kind, op.name, what, allowed, "Count a network that quantizes its input")
+def _quantize(op: Quantize, read: list[Value], _facts: list[Facts], _shape: Shape) -> Value:
     return _step_by_step(lambda x: STATELESS[Quantize](op, x), read[0])
 
 
