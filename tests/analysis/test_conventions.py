@@ -214,3 +214,89 @@ def test_counts_of_another_network_are_refused():
     other = graph_of(Linear(name="other", inputs=("x",), weight=np.ones((2, 3))), lif("other"), shape=(3,))
     with pytest.raises(RmpDeployError, match="Count this graph"):
         apply(CONVENTIONS["syops"], other, counts)
+
+
+@pytest.mark.parametrize("through", ["input", "flat"])
+def test_what_the_host_adds_to_a_current_is_no_accumulate(through):
+    """It is a residual add, element by element: nothing of it may be taken from what the synapse did."""
+    weight = np.ones((4, 4))
+    encoded = Input("x", (2, 2) if through == "flat" else (4,), "time_series", 0)
+    flat = (Flatten(name="flat", inputs=("x",)),) if through == "flat" else ()
+    source = "flat" if through == "flat" else "x"
+    fc, add = Linear(name="fc", inputs=(source,), weight=weight), Add(name="add", inputs=("fc", source))
+    graph = SpikingGraph("net", encoded, (*flat, fc, add, lif("add")), Readout("lif_add", "sum"), 3)
+    x = (np.random.default_rng(1).random((2, 3, *encoded.shape)) < 0.5).astype(np.float32)
+    counts, spikes = run(graph, x), int(x.sum())
+    assert (counts.totals["ac"], counts.totals["residual_add"]) == (4 * spikes, spikes)
+    for name in ("neurobench", "sanafe"):
+        terms = apply(CONVENTIONS[name], graph, counts).terms
+        synapses = [terms[key].count for key in ("ac", "synapse_conv", "synapse_dense") if key in terms]
+        assert sum(synapses) == Fraction(4 * spikes, 2)
+    assert apply(CONVENTIONS["spikingjelly"], graph, counts).terms["ac"].count == Fraction(4 * spikes, 2) + 3 * 4
+
+
+def identity_net(written):
+    """A shortcut around `fc2`: as an identity synapse, or as the spikes themselves."""
+    weight = np.random.default_rng(2).normal(size=(4, 4))
+    shortcut = (Linear(name="id", inputs=("lif_fc",), weight=np.eye(4)),) if written == "synapse" else ()
+    ops = (
+        Linear(name="fc", inputs=("x",), weight=weight),
+        lif("fc"),
+        Linear(name="fc2", inputs=("lif_fc",), weight=weight),
+        *shortcut,
+        Add(name="add", inputs=("fc2", "id" if shortcut else "lif_fc")),
+        lif("add"),
+    )
+    graph = SpikingGraph("net", Input("x", (4,), "time_series", 0), ops, Readout("lif_add", "sum"), 3)
+    return graph, run(graph, (np.random.default_rng(3).random((2, 3, 4)) < 0.5).astype(np.float32))
+
+
+@pytest.mark.parametrize("written", ["synapse", "spikes"])
+def test_an_identity_shortcut_is_counted_or_its_difference_is_named(written):
+    graph, counts = identity_net(written)
+    joined = Fraction(next(row.counts["spike"] for row in counts.layers if row.layer == "fc"), 2)
+    ours = Fraction(counts.totals["ac"], 2)
+    assert joined > 0
+    dense = apply(CONVENTIONS["sanafe"], graph, counts).terms["synapse_dense"]
+    assert dense.ours == dense.count == ours  # SANA-FE maps it as an edge of its own
+    without = replace(CONVENTIONS["sanafe"], switches=Switches("nothing", zeros="skip"))
+    dense = apply(without, graph, counts).terms["synapse_dense"]
+    assert (dense.ours, dense.count) == (ours, ours - joined)
+    assert [(d.reason, d.count) for d in dense.differences] == [(REASONS["identities", "nothing"], -joined)]
+
+
+def test_the_two_kinds_of_layers_hold_all_accumulates():
+    graph, x = convnet(encoding="time_series", shortcut=True)
+    counts = run(graph, x)
+    terms = apply(CONVENTIONS["sanafe"], graph, counts).terms
+    assert terms["synapse_conv"].ours + terms["synapse_dense"].ours == Fraction(counts.totals["ac"], counts.samples)
+
+
+def test_what_lemaire_fetches_once_is_fetched_by_a_silent_layer_too():
+    weight = np.ones((3, 4))
+    fc = Linear(name="fc", inputs=("x",), weight=weight, bias=np.zeros(3))
+    graph = graph_of(fc, lif("fc"), shape=(4,), encoding="time_series")
+    terms = apply(CONVENTIONS["lemaire"], graph, run(graph, np.zeros((2, 3, 4)))).terms
+    assert terms["memory_parameters"].count == 3  # biases
+    assert terms["memory_potentials"].count == 2 * 3  # read and written
+    assert (terms["memory_in_out"].count, terms["address_ac"].count) == (0, 0)
+
+
+def test_lemaire_leaves_out_only_what_layers_of_real_values_read():
+    fc = Linear(name="fc", inputs=("x",), weight=np.ones((3, 4)))
+    graph = graph_of(fc, lif("fc"), shape=(4,))
+    counts = run(graph, np.ones((1, 4), np.float32))
+    ledger = apply(CONVENTIONS["lemaire"], graph, counts)
+    assert ledger.terms["memory_in_out"].count == counts.totals["spike"] > 0
+    assert ledger.terms["memory_parameters"].count == ledger.terms["memory_potentials"].count == 0
+    assert any("inputs, parameters and potentials of the layers that read real values" in o for o in ledger.left_out)
+
+
+@pytest.mark.parametrize("mean", [float("nan"), float("inf"), -1.0, 10**400], ids=["nan", "inf", "negative", "huge"])
+def test_a_mean_that_is_none_is_refused_in_one_line(mean):
+    graph, x = convnet()
+    with pytest.raises(
+        RmpDeployError, match=r"convention 'kerasspiking': mean_input = .*, allowed 0\.\.3\.4e\+38"
+    ) as info:
+        apply(CONVENTIONS["kerasspiking"], graph, run(graph, x), mean_input=mean)
+    assert "\n" not in str(info.value)

@@ -7,6 +7,8 @@ from collections.abc import Iterable
 from dataclasses import dataclass, fields, replace
 from fractions import Fraction
 
+import numpy as np
+
 from rmp_deploy.analysis.conventions.layers import (
     SIZES,
     Layer,
@@ -20,6 +22,8 @@ from rmp_deploy.analysis.counts import Counts
 from rmp_deploy.errors import RmpDeployError
 from rmp_deploy.hw_profiles import TERMS
 from rmp_deploy.ir.graph import SpikingGraph
+
+LARGEST = float(np.finfo(np.float32).max)
 
 
 @dataclass(frozen=True)
@@ -95,8 +99,13 @@ def apply(
         mean_input: mean of ``|x|`` over all samples and steps, which KerasSpiking takes for a rate in Hz.
 
     Raises:
-        RmpDeployError: `counts` are of another graph.
+        RmpDeployError: `counts` are of another graph, or `mean_input` is not the mean of magnitudes.
     """
+    if mean_input is not None and not 0 <= mean_input <= LARGEST:
+        raise RmpDeployError(
+            f"convention '{convention.name}': mean_input = {mean_input!s:.20}, allowed 0..{LARGEST:.2g}. "
+            "Give the mean of the input's magnitude."
+        )
     if any(row.layer not in graph.by_name for row in counts.layers) or counts.T != graph.T:
         theirs, ours = [row.layer for row in counts.layers], [op.name for op in graph.ops]
         raise RmpDeployError(
@@ -203,7 +212,7 @@ def _joule(price: float | Sram, quantities: Quantities) -> float:
 def _left_out(convention: Convention, run: Run) -> list[str]:
     """Our terms that happened and that no rule holds."""
     used = {quantity.split()[-1] for rule in convention.terms.values() for quantity in rule.quantities}
-    used |= {"ac"} if used & {"ac_convolution", "ac_dense"} else set()
+    used |= {"ac"} if used >= {"ac_convolution", "ac_dense"} else set()
     return [
         f"{TERMS[term].title} ({term}): {float(Fraction(n, run.counts.samples)):,g} per sample"
         for term, n in run.counts.totals.items()

@@ -7,7 +7,6 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from fractions import Fraction
 from functools import cached_property
-from typing import Any
 
 from rmp_deploy.analysis.conventions.switches import Switches
 from rmp_deploy.analysis.counts import Counts, LayerCounts, fan_out
@@ -16,7 +15,17 @@ from rmp_deploy.analysis.counts.fan_out import SYNAPSES, Convolution, Dense
 from rmp_deploy.analysis.counts.shortcut import is_shortcut
 from rmp_deploy.hw_profiles import TERMS
 from rmp_deploy.ir.graph import SpikingGraph
-from rmp_deploy.ir.ops import Add, AvgPool2d, BatchNorm, Concat, Flatten, MaxPool2d, SpikingNeuron, SumPool2d
+from rmp_deploy.ir.ops import (
+    Add,
+    AvgPool2d,
+    BatchNorm,
+    Concat,
+    Flatten,
+    MaxPool2d,
+    Quantize,
+    SpikingNeuron,
+    SumPool2d,
+)
 
 Number = Fraction | str  # a string: why it is not known
 DT = Fraction(1, 1000)  # [s], KerasSpiking's default
@@ -57,6 +66,15 @@ class Run:
         found: set[str] = set()
         for op in self.graph.ops:
             if isinstance(op, SYNAPSES) or (isinstance(op, Add | Concat | Flatten) and found & set(op.inputs)):
+                found.add(op.name)
+        return frozenset(found)
+
+    @cached_property
+    def host(self) -> frozenset[str]:
+        """What the host sends: the input, also quantized or flattened. Our counts add it up, and accumulate none."""
+        found = {self.graph.input.name}
+        for op in self.graph.ops:
+            if isinstance(op, Quantize) or (isinstance(op, Flatten) and op.inputs[0] in found):
                 found.add(op.name)
         return frozenset(found)
 
@@ -151,7 +169,7 @@ class Layer:
         for add in graph.of_type(Add):
             if self.run.rows[add.name] == self.row.layer and add.name in self.run.currents:
                 for value in add.inputs:
-                    joins = value not in self.run.currents
+                    joins = value not in self.run.currents | self.run.host
                     found += self.run.events(value) if joins and graph.is_spikes(value) == (term == "ac") else 0
         return found
 
@@ -257,8 +275,8 @@ def _bias_mac(layer: Layer, switches: Switches) -> Fraction | int:
     return layer.row.counts["bias_add"]
 
 
-def _of_kind(kind: Any) -> Callable[[Layer, Switches], Fraction | int]:
-    return lambda layer, switches: _ac(layer, switches) if isinstance(layer.synapse, kind) else 0
+def _is_convolution(layer: Layer) -> bool:
+    return isinstance(layer.run.graph.by_name[layer.row.layer], Convolution)
 
 
 def _residual(layer: Layer, switches: Switches) -> int:
@@ -289,21 +307,31 @@ def _as_counted(term: str) -> Callable[[Layer, Switches], Fraction | int]:
     return rule
 
 
+def _reads_spikes(layer: Layer) -> bool:
+    return layer.synapse is not None and layer.row.input == "spikes"
+
+
 def _per_spike(of: Callable[[Layer], int]) -> Callable[[Layer, Switches], Fraction | int]:
     """Of a layer that reads spikes: `of` each of them."""
-    return lambda layer, _: (
-        layer.activity("input_events") * of(layer) if layer.synapse is not None and layer.row.input == "spikes" else 0
-    )
+    return lambda layer, _: layer.activity("input_events") * of(layer) if _reads_spikes(layer) else 0
 
 
-def _parameters(layer: Layer, switches: Switches) -> Fraction | int:
-    fetched = Fraction(_per_spike(lambda of: of.kernel)(layer, switches))
-    return fetched + (layer.outputs * layer.run.counts.samples if fetched and _own_bias(layer) else 0)
+def _per_synapse_and_sample(layer: Layer, once: bool) -> int:
+    """Words of a layer that reads spikes: one per synapse of each of them, and with `once` one per output and sample.
+
+    What is fetched once is fetched by a silent layer too.
+    """
+    if not _reads_spikes(layer):
+        return 0
+    return layer.activity("input_events") * layer.kernel + once * layer.outputs * layer.run.counts.samples
 
 
-def _potentials(layer: Layer, switches: Switches) -> Fraction | int:
-    touched = Fraction(_per_spike(lambda of: of.kernel)(layer, switches))
-    return touched + (layer.outputs * layer.run.counts.samples if touched else 0)
+def _parameters(layer: Layer, _switches: Switches) -> int:
+    return _per_synapse_and_sample(layer, once=_own_bias(layer))
+
+
+def _potentials(layer: Layer, _switches: Switches) -> int:
+    return _per_synapse_and_sample(layer, once=True)
 
 
 ROWS: dict[str, Callable[[Layer, Switches], Fraction | int]] = {
@@ -313,8 +341,8 @@ ROWS: dict[str, Callable[[Layer, Switches], Fraction | int]] = {
     "bias_add": _bias_add,
     "residual_add": _residual,
     "bias_mac": _bias_mac,
-    "ac_convolution": _of_kind(Convolution),
-    "ac_dense": _of_kind(Dense),
+    "ac_convolution": lambda layer, switches: _ac(layer, switches) if _is_convolution(layer) else 0,
+    "ac_dense": lambda layer, switches: 0 if _is_convolution(layer) else _ac(layer, switches),
     "pool_event": lambda layer, _: _pools(layer, spikes=True),
     "pool_element": lambda layer, _: _pools(layer, spikes=False),
     "address_add": _per_spike(lambda of: of.kernel),

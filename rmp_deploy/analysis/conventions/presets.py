@@ -76,9 +76,15 @@ LEMAIRE = Convention(
         "memory_parameters": Rule(("read_parameters",), SRAM),
         "memory_potentials": Rule(("read_potentials", "write_potentials"), SRAM),
     },
-    left_out=("routing", "static power", "memory of the layers that read real values", "pools, residual sums"),
+    left_out=(
+        "routing",
+        "static power",
+        "inputs, parameters and potentials of the layers that read real values; their spikes are written",
+        "pools, residual sums",
+    ),
     notes=(
         "the extra factor N_in of its Eq. (2) is a misprint to both implementations, and to us",
+        "SpikingJelly 2.0.0's analytical_energy.py differs: potentials once more per neuron and step, not per sample",
         "words of 4 bytes, a queue of 1000 messages; the figure of a 64-bit access is charged for each word",
     ),
 )
@@ -115,7 +121,7 @@ SANAFE = Convention(
     name="sanafe",
     title="SANA-FE 2.2.9, arch/loihi.yaml",
     source="SANA-FE 2.2.9, arch/loihi.yaml: calibrated by Boyle et al., TCAD 44(8):3165, 2025",
-    switches=Switches("nothing", zeros="skip"),
+    switches=Switches(zeros="skip"),
     terms={
         "synapse_conv": Rule(("ac_convolution",), 24.0 * PJ),
         "synapse_dense": Rule(("ac_dense",), 35.5 * PJ),
@@ -130,7 +136,7 @@ SANAFE = Convention(
         "graded and real inputs: no price",
     ),
     notes=(
-        "edges of weight 0 are not mapped",
+        "edges of weight 0 are not mapped; a spike that joins a current takes an edge of its own",
         "an updated neuron is one that a synaptic event reached or that spiked, as in our counts",
     ),
 )

@@ -78,8 +78,8 @@ class Rule:
     """One term of a convention: the sum of these quantities, each at this price.
 
     Attributes:
-        quantities: our terms (`TERMS`), as the switches count them, `ac_convolution` and `ac_dense` of the two kinds of
-            layers, and `EXTRAS`. A factor may stand before a name: ``2 batch_norm_element``.
+        quantities: our terms (`TERMS`), as the switches count them, `ac_convolution` of the rows of convolutions and
+            `ac_dense` of all others, and `EXTRAS`. A factor may stand before a name: ``2 batch_norm_element``.
         price: [J] of one operation, by the size of the memory for an `Sram`, None where the convention has none.
     """
 
