@@ -78,9 +78,14 @@ def running_accuracy(graph: SpikingGraph, trace: Trace, labels: I64) -> RunningA
     """How many of the trace's samples were right after each step; `labels` [N] are classes of the readout.
 
     Raises:
-        RmpDeployError: as `running_predictions`, or the labels do not fit the trace.
+        RmpDeployError: as `running_predictions`, there are no samples, or the labels are no classes of this trace.
     """
     n, classes = trace.output.shape
+    if not isinstance(labels, np.ndarray) or labels.dtype.kind not in "iu":
+        found = labels.dtype if isinstance(labels, np.ndarray) else type(labels).__name__
+        raise RmpDeployError(f"labels: {found}, allowed an array of integers. Give classes.")
+    if n < 1:
+        raise RmpDeployError("labels: samples = 0, allowed >= 1. Run the network first.")
     if labels.shape != (n,):
         raise RmpDeployError(f"labels: shape = {labels.shape}, allowed ({n},). Give one for each sample.")
     if labels.min() < 0 or labels.max() >= classes:

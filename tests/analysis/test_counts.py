@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from rmp_deploy.analysis.counts import Counts, count, fan_out, twin
+from rmp_deploy.analysis.counts import Counts, Spread, count, fan_out, twin
 from rmp_deploy.analysis.ledger import measure
 from rmp_deploy.errors import RmpDeployError
 from rmp_deploy.hw_profiles import TERMS
@@ -422,3 +422,23 @@ def test_counts_of_different_networks_do_not_add():
     one_line(info)
     assert isinstance(a + a, Counts)
     assert (a + a).samples == 2
+
+
+@pytest.mark.parametrize("size", [1, 5])
+def test_counts_of_other_sizes_do_not_add(size):
+    """Spikes of one neuron would spread over the four of the first shard."""
+    counts = run(linear_graph("direct"), np.ones((1, 4)))
+    row = counts.layers[0]
+    of_size = replace(counts, layers=(replace(row, neuron_spikes=np.zeros(size, np.int64)),))
+    with pytest.raises(RmpDeployError, match=rf"neurons of layer 'fc' = {size}, allowed 3") as info:
+        counts + of_size
+    one_line(info)
+
+
+def test_counts_of_no_samples_are_refused():
+    with pytest.raises(RmpDeployError, match="counts: samples = 0, allowed >= 1") as info:
+        Counts(0, 1, ())
+    one_line(info)
+    with pytest.raises(RmpDeployError, match="spread: samples = 0, allowed >= 1") as info:
+        Spread(0, 0, 0).std(0, 0)
+    one_line(info)

@@ -133,3 +133,9 @@ def test_what_cannot_be_answered_is_refused_in_one_line():
     for wrong in (-1, CLASSES):
         with pytest.raises(RmpDeployError, match=rf"labels: {wrong}, allowed 0\.\.3"):
             running_accuracy(graph, trace, np.full(N, wrong))
+    for labels, what in (([0] * N, "list"), (np.full(N, np.nan), "float64"), (np.full(N, 0.5), "float64")):
+        with pytest.raises(RmpDeployError, match=f"labels: {what}, allowed an array of integers"):
+            running_accuracy(graph, trace, labels)
+    empty = Trace("none", trace.output[:0], readout={"fc": trace.readout["fc"][:0]})
+    with pytest.raises(RmpDeployError, match="labels: samples = 0, allowed >= 1"):
+        running_accuracy(graph, empty, np.zeros(0, np.int64))

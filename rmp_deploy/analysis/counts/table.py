@@ -33,7 +33,13 @@ class Spread:
     squares: int
 
     def std(self, total: int, samples: int) -> float:
-        """``sqrt(samples * squares - total^2) / samples``, the standard deviation of a count that sums to `total`."""
+        """``sqrt(samples * squares - total^2) / samples``, the standard deviation of a count that sums to `total`.
+
+        Raises:
+            RmpDeployError: samples < 1.
+        """
+        if samples < 1:
+            raise RmpDeployError(f"spread: samples = {samples}, allowed >= 1. Count some.")
         return math.sqrt(samples * self.squares - total * total) / samples
 
     def __add__(self, other: Spread) -> Spread:
@@ -125,12 +131,19 @@ class Counts:
     """What `samples` samples of T steps did, one row per layer in topological order; `+` joins shards.
 
     `spreads`: each of the totals over the samples.
+
+    Raises:
+        RmpDeployError: samples < 1.
     """
 
     samples: int
     T: int
     layers: tuple[LayerCounts, ...]
     spreads: Mapping[str, Spread] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        if self.samples < 1:
+            raise RmpDeployError(f"counts: samples = {self.samples}, allowed >= 1. Count some.")
 
     @property
     def totals(self) -> dict[str, int]:
@@ -161,6 +174,13 @@ class Counts:
             raise RmpDeployError(
                 f"counts: (T, layers) = {theirs}, allowed {ours} (those of the first shard). Add counts of one network."
             )
+        for a, b in zip(self.layers, other.layers, strict=True):
+            sizes = [len(row.neuron_spikes) for row in (a, b) if row.neuron_spikes is not None]
+            if len(set(sizes)) > 1:
+                raise RmpDeployError(
+                    f"counts: neurons of layer '{a.layer}' = {sizes[1]}, allowed {sizes[0]} (those of the first shard). "
+                    "Add counts of one network."
+                )
         rows = tuple(a + b for a, b in zip(self.layers, other.layers, strict=True))
         return Counts(self.samples + other.samples, self.T, rows, _join(self.spreads, other.spreads))
 
