@@ -286,5 +286,5 @@ def test_what_lava_refuses_is_refused():
     graph = SpikingGraph("net", Input("x", (2,), "direct"), ops, Readout("n", "sum"), 2)
     with pytest.raises(RmpDeployError, match=r"^LIF 'n': reset = 'soft', allowed 'hard' \[lava\]\. "):
         backends.run(graph, np.ones((1, 2)), "lava_fast")
-    with pytest.raises(RmpDeployError, match=r"^backend 'lava_fast': record = 'u', allowed spikes, v\. "):
+    with pytest.raises(RmpDeployError, match=r"^backend 'lava_fast': record = 'u', allowed spikes, v, readout\. "):
         backends.run(graph, np.ones((1, 2)), "lava_fast", ("u",))
