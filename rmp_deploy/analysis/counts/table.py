@@ -178,8 +178,8 @@ class Counts:
             sizes = [len(row.neuron_spikes) for row in (a, b) if row.neuron_spikes is not None]
             if len(set(sizes)) > 1:
                 raise RmpDeployError(
-                    f"counts: neurons of layer '{a.layer}' = {sizes[1]}, allowed {sizes[0]} (those of the first shard). "
-                    "Add counts of one network."
+                    f"counts: neurons of layer '{a.layer}' = {sizes[1]}, allowed {sizes[0]} "
+                    "(those of the first shard). Add counts of one network."
                 )
         rows = tuple(a + b for a, b in zip(self.layers, other.layers, strict=True))
         return Counts(self.samples + other.samples, self.T, rows, _join(self.spreads, other.spreads))
