@@ -6,6 +6,7 @@ docs/profiles.md describes every key.
 
 from __future__ import annotations
 
+import re
 import reprlib
 import sys
 from collections.abc import Callable, Mapping
@@ -44,8 +45,10 @@ else:
     import tomli as tomllib
 
 MAX_VALUE = 1e15  # also keeps NaN and infinity out
+MAX_MESH = 1 << 20  # tiles in a row and cores in a tile: a core's number stays a machine word
 MOST_BITS = 64  # a machine word: what is computed from them stays a number
 MAX_BYTES = 1 << 16  # a profile is a few pages of text: anything larger is the wrong file
+NOT_ROUNDED = "0 or what is not rounded to it"
 OFF_CHIP = "off_chip"
 UNLISTED = "unlisted"
 SECTIONS = ("notes", "precision_source", "uncounted", "limits", "memory", "routing", "static", "latency", "whole_task")
@@ -60,19 +63,29 @@ def read(path: Path) -> HardwareProfile:
     Raises:
         RmpDeployError: the file cannot be read, is not TOML, or does not follow the schema.
     """
+    where = str(path) if str(path).isprintable() else ascii(str(path))
     try:
         with path.open("rb") as file:
             content = file.read(MAX_BYTES + 1)
-    except OSError as error:
-        raise bad(str(path), f"file = {error.strerror}", "a readable TOML file", "Check the path") from error
+    except (OSError, ValueError) as error:  # a path with a null byte is a ValueError
+        why = error.strerror if isinstance(error, OSError) else "no path"
+        raise bad(where, f"file = {why}", "a readable TOML file", "Check the path") from error
     if len(content) > MAX_BYTES:
-        raise bad(str(path), f"size > {MAX_BYTES} bytes", f"{MAX_BYTES} bytes", "Check that it is a profile")
+        raise bad(where, f"size > {MAX_BYTES} bytes", f"{MAX_BYTES} bytes", "Check that it is a profile")
+
+    def number(text: str) -> float:
+        """The float; what is not 0 and is rounded to 0 would be a free operation."""
+        value = float(text)
+        if value == 0 and re.search("[1-9]", text.lower().partition("e")[0]):
+            raise bad(where, f"number = {_show(text)}", NOT_ROUNDED, "Correct it")
+        return value
+
     try:
-        document: dict[str, object] = tomllib.loads(content.decode())
+        document: dict[str, object] = tomllib.loads(content.decode(), parse_float=number)
     except (ValueError, RecursionError) as error:  # what the parser and the decoder raise are ValueErrors
         what = f"not TOML ({' '.join(str(error).split())})"
-        raise bad(str(path), what, "a TOML file", "Correct the syntax") from error
-    return parse(document, str(path))
+        raise bad(where, what, "a TOML file", "Correct the syntax") from error
+    return parse(document, where)
 
 
 def parse(document: Table, where: str) -> HardwareProfile:
@@ -226,7 +239,7 @@ def _limit(where: str, name: str, raw: Table) -> Limit:
     for key, allowed in (("unit", kind.unit), ("scope", kind.scope)):
         if raw[key] != allowed:
             raise bad(where, f"{key} = {_show(raw[key])}", allowed, "Convert the value")
-    most = MOST_BITS if kind.unit == "bit" else MAX_VALUE
+    most = MOST_BITS if kind.unit == "bit" else MAX_MESH if name in MESH else MAX_VALUE
     value = _integer(where, "value", raw["value"], kind.least, ', or "unknown" with a why', most)
     evidence: Origin = _choice(where, "evidence", raw, get_args(Origin))
     return Limit(value, kind.unit, kind.scope, evidence, _text(where, "source", raw["source"]))
@@ -247,6 +260,8 @@ def _range(where: str, raw: Table, dimension: Dimension, more: tuple[str, ...]) 
         if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value <= MAX_VALUE:
             allowed = f'0..{MAX_VALUE:g}, or "unknown" with a why'
             raise bad(where, f"{key} = {_show(value)} {unit}", allowed, "Correct it")
+        if value and not value / UNITS[dimension][unit]:
+            raise bad(where, f"{key} = {_show(value)} {unit}", NOT_ROUNDED, "Correct it")
     low, high = (float(raw[key]) for key in ends)  # type: ignore[arg-type]  # checked above
     if low > high:
         raise bad(where, f"min = {low:g} {unit}", f"at most max = {high:g} {unit}", "Exchange them")

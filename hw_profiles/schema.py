@@ -9,6 +9,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from itertools import pairwise
 from typing import NamedTuple
 
 from rmp_deploy.errors import RmpDeployError
@@ -80,7 +81,7 @@ MESH: dict[str, LimitKind] = {
 }
 # Times [s] of one operation on one core, or of one message.
 LATENCIES: dict[str, Term] = {
-    **{t: TERMS[t] for t in ("ac", "neuron_active", "neuron_inactive", "spike")},
+    **{t: TERMS[t] for t in ("ac", "mac", "neuron_active", "neuron_inactive", "spike")},
     **ROUTES,
     "step": Term("steps that are held back to a fixed rate", "step"),
 }
@@ -108,8 +109,8 @@ class HardwareProfile:
 
     Raises:
         RmpDeployError: per-term and all-in figures are mixed, there is more than one all-in figure, an all-in figure
-            stands beside routing, memory or static power, a term is included in figures that do not exist, or the
-            precision is not one.
+            stands beside routing, memory or static power, a term is included in figures that do not exist, barriers
+            repeat a number of tiles or fall with it, or the precision is not one.
     """
 
     name: str
@@ -142,6 +143,7 @@ class HardwareProfile:
         object.__setattr__(self, "static", {name: self.static.get(name, watts) for name in STATIC})
         object.__setattr__(self, "latency", {name: self.latency.get(name, seconds) for name in LATENCIES})
         self._check_scopes()
+        self._check_barriers()
         for name, known in (*((f"terms.{t}", p) for t, p in prices.items()), *_parts(self)):
             held = [prices[t].status for t in known.included_in if t in prices]
             if known.included_in and ("priced" not in held or "included" in held):
@@ -169,6 +171,15 @@ class HardwareProfile:
         if all_in and beside:
             what = f"{beside[0]} has a figure and {all_in[0]} is all_in"
             raise bad(self.name, what, "none beside an all-in figure, which holds it already", "Remove it")
+
+    def _check_barriers(self) -> None:
+        """Between two sizes the time lies between their times, which holds only where it grows with the tiles."""
+        for less, more in pairwise(sorted(self.barrier, key=lambda each: each.tiles)):
+            ends = ((less.time.low, more.time.low), (less.time.high, more.time.high))
+            falls = any(a is not None and b is not None and a > b for a, b in ends)
+            if falls or less.tiles == more.tiles:
+                what = f"barriers of {less.tiles} and {more.tiles} tiles"
+                raise bad(self.name, what, "more tiles and no less time", "Correct them")
 
 
 def _parts(profile: HardwareProfile) -> list[tuple[str, Price]]:

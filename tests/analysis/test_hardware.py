@@ -512,7 +512,63 @@ def test_what_a_term_of_the_profile_holds_is_not_priced_twice():
     _, costs = memory_of(g, chip(memory=SRAM, prices=prices), ac=500, weight_read=500, state_read=400, state_write=400)
     assert costs.memory.held == ("weight_read",)
     assert costs.memory.packed.value == pytest.approx(400 * 5 * PJ)  # states alone
+    _, without = memory_of(g, chip(memory=SRAM, prices=prices), weight_read=500)
+    assert (without.memory.held, without.memory.packed.value) == ((), pytest.approx(250 * 5 * PJ))  # no ac held it
     assert costs.operations.value == pytest.approx(250 * 23.6 * PJ)
+
+
+def test_reads_that_have_a_price_do_not_hide_writes_that_have_none():
+    g = chain(3, 100, 2)
+    counted = {"ac": 500, "weight_read": 500, "state_read": 400, "state_write": 400}
+    _, costs = memory_of(g, chip(memory=SRAM, prices={"state_read": price(1)}), **counted)
+    assert costs.memory.held == ("state_read",)
+    assert costs.memory.packed.value == pytest.approx((250 + 200) * 5 * PJ)  # weights and writes
+    _, costs = memory_of(g, chip(prices={"ac": price(1), "state_read": price(1)}), **counted)
+    assert costs.left_out["memory"] == "the profile has no figure for any memory"
+    ours = {"weight_read": price(1), "state_read": price(1), "state_write": price(1)}
+    _, costs = memory_of(g, chip(prices=ours), **counted)
+    assert costs.memory.packed.why == "other figures of the profile hold it"
+    assert "memory" not in costs.left_out
+
+
+def test_several_memories_of_one_size_are_a_range_over_all_of_them():
+    """9000 floats do not fit in 32 KB: 1 read of 32 bits is half an access, 2 of them in two samples a whole half."""
+    g = chain(90, 100, 2)
+    off = (Memory("DDR", None, 64, price(1300)), Memory("HBM", None, 32, price(250, 450)))
+    for memories in (off, off[::-1]):
+        rows, _ = memory_of(g, chip(memory=SRAM[:2] + memories), weight_read=2)
+        packed = rows["weights"].packed
+        assert (packed.value, packed.low, packed.high) == pytest.approx((None, 250 * PJ, 650 * PJ))
+        assert rows["weights"].memory == " or ".join(m.name for m in memories)
+    assert [m.name for m in load("cmos7").memory if m.bytes is None] == ["DDR3 or DDR4", "HBM2", "GDDR6"]
+    rows, _ = memory_of(chain(900, 1500, 2), load("cmos7"), weight_read=2)
+    packed = rows["weights"].packed  # of 8-bit words, an eighth of an access
+    assert (packed.low, packed.high) == pytest.approx((250 / 8 * PJ, 1300 / 8 * PJ))
+
+
+def test_nothing_that_happened_has_a_price():
+    g = chain(3, 100, 2)
+    _, costs = memory_of(g, chip(prices={"mac": price(1)}), ac=10)
+    assert (costs.operations.value, costs.operations.low) == (None, None)
+    assert costs.operations.why == "the profile has no figure for an operation that happened"
+    _, costs = memory_of(g, chip(prices={"mac": price(1)}))
+    assert costs.operations.value == 0  # nothing happened
+
+
+def test_counts_without_steps_are_refused_in_a_line():
+    g = chain(3, 4, 6)
+    placed, counts = place(g, FREE), counts_of(g, {"s0": [1, 2, 0, 4]}, **RUN)
+    profile = chip(latency=TIMES, barrier=BARRIER)
+    for none, message in (
+        (replace(counts, T=0), "counts: T = 0, allowed >= 1. Count a run."),
+        (
+            replace(counts, layers=tuple(replace(row, steps={}) for row in counts.layers)),
+            "counts: steps of 'neuron_active' of layer 'fc0' = 0, allowed 2. Count with `count`.",
+        ),
+    ):
+        with pytest.raises(RmpDeployError) as info:
+            hardware(g, none, profile, placed)
+        assert str(info.value) == message
 
 
 # --- time and static power --------------------------------------------------------------------------------------------
@@ -559,7 +615,10 @@ def test_time_and_energy_delay_by_hand():
     assert run.energy.value == pytest.approx(energy)
     assert run.energy_delay.value == pytest.approx(energy * 900 * NS)
     assert run.energy_delay.unit == "J s"
-    assert set(costs.left_out) == {"message_out", "message_in"}
+    untimed = {
+        f"time of {name}": "not in the profile" for name in ("spike", "message_out", "message_in", "within_tile")
+    }
+    assert costs.left_out == {"message_out": "not in the profile", "message_in": "not in the profile", **untimed}
 
 
 def test_a_layer_on_more_cores_is_faster_and_a_barrier_between_two_sizes_is_a_range():
@@ -580,6 +639,37 @@ def test_a_message_that_travels_longer_than_the_cores_work():
     assert hops > 175
     # all spikes are in the first step: the second takes the cores' time
     assert costs.timings[0].sample.low == pytest.approx((hops + 175 + 2 * 100) * NS)
+
+
+def test_a_hop_with_a_range_leaves_no_point():
+    far = {**TIMES, "hop_east_west": quantity("s", 1000 * NS, 2000 * NS)}
+    (run,) = timed(2, latency=far, barrier=(Barrier(1, quantity("s", 0)), Barrier(4, quantity("s", 0)))).timings
+    assert run.sample.value is None
+    assert run.sample.low < run.sample.high
+    assert (run.static.value, run.energy_delay.value) == (None, None)
+
+
+def test_what_happens_and_is_in_no_time_is_named():
+    known = {**TIMES, "spike": quantity("s", 30 * NS), "message_out": quantity("s", 5 * NS)}
+    costs = timed(100, latency=known)
+    assert costs.timings[0].sample.value == pytest.approx(2 * 450 * NS)
+    why = "nothing says which of a core's units it occupies, and when"
+    assert costs.left_out["time of spike"] == costs.left_out["time of message_out"] == why
+    assert costs.left_out["time of within_tile"] == "not in the profile"  # it happens
+    assert "time of hop_east_west" not in costs.left_out
+    assert "time of hop_north_south" not in costs.left_out  # it does not happen
+
+
+def test_multiplies_take_time_in_the_unit_of_the_synapses():
+    """200 accumulates of 3.5 ns and 40 multiplies of 20 ns, of two samples and two steps: 175 + 200 ns a step."""
+    g = chain(3, 4, 6)
+    run, placed = {**RUN, "ac": 200, "mac": 40}, place(g, FREE)
+    counts = counts_of(g, {"s0": [1, 2, 0, 4]}, samples=2, **run)
+    times = {**TIMES, "within_tile": quantity("s", 2 * NS)}
+    known = chip(latency={**times, "mac": quantity("s", 20 * NS)}, barrier=BARRIER)
+    assert hardware(g, counts, known, placed).timings[0].sample.value == pytest.approx(2 * (175 + 200 + 100) * NS)
+    unknown = hardware(g, counts, chip(latency=times, barrier=BARRIER), placed).timings[0].sample
+    assert (unknown.low, unknown.why) == (None, "time of mac: not in the profile")
 
 
 def test_a_chip_that_is_held_to_a_rate_draws_its_power_all_that_time():

@@ -421,6 +421,27 @@ BAD = {
         GOOD + BARRIER.replace("tiles = 4", "tiles = 0"),
         r"barrier\[0\]: tiles = 0, allowed an int",
     ),
+    "two barriers of one size": (
+        GOOD + BARRIER + BARRIER,
+        r"barriers of 4 and 4 tiles, allowed more tiles and no less",
+    ),
+    "a barrier that falls with the tiles": (
+        GOOD + BARRIER + BARRIER.replace("tiles = 4", "tiles = 1").replace("value = ", "value = 9"),
+        r"barriers of 1 and 4 tiles, allowed more tiles and no less time",
+    ),
+    "a mesh that no machine numbers": (
+        GOOD
+        + CORES.replace("limits.cores", "routing.mesh_rows").replace("= 2", "= 1048577").replace('"core"', '"tile"'),
+        r"routing\.mesh_rows: value = 1048577, allowed an integer >= 1 and <= 1\.04858e\+06",
+    ),
+    "less than a number can be": (
+        GOOD.replace("= 5", "= 1e-400"),
+        r"number = '1e-400', allowed 0 or what is not rounded",
+    ),
+    "less than a joule can be": (
+        GOOD.replace("= 5", "= 1e-320").replace('"pJ"', '"fJ"'),
+        r"terms\.ac: value = 1e-320 fJ, allowed 0 or what is not rounded to it",
+    ),
     "a task of nothing": (GOOD + TASK.replace('what = "a word"', ""), r"whole_task\.word: what = None, allowed a text"),
     "a task in bits": (GOOD + TASK.replace('"uJ"', '"bit"'), r"whole_task\.word: unit = 'bit', allowed one of J, mJ"),
     "unlisted without words": (GOOD + '[routing]\nunlisted = ""\n', r"routing: unlisted = '', allowed a text"),
@@ -452,6 +473,18 @@ def test_a_missing_file_and_a_folder(tmp_path):
         load(tmp_path / "none.toml")
     with pytest.raises(RmpDeployError, match="file = Is a directory"):
         load(tmp_path)
+
+
+@pytest.mark.parametrize("name", ["a\0b.toml", "a\nb.toml", "a\udcffb.toml"])
+def test_a_path_that_no_file_can_have_is_one_line(tmp_path, name):
+    with pytest.raises(RmpDeployError, match=r"profile .*: file = .*, allowed a readable TOML file") as info:
+        load(tmp_path / name)
+    assert str(info.value).isprintable()
+
+
+def test_barriers_may_stay_as_they_are_and_stand_in_any_order(tmp_path):
+    text = GOOD + BARRIER + BARRIER.replace("tiles = 4", "tiles = 1")
+    assert [b.tiles for b in load_text(tmp_path, text).barrier] == [4, 1]
 
 
 def test_not_text_and_too_large(tmp_path):

@@ -6,9 +6,10 @@ from dataclasses import dataclass
 
 from rmp_deploy.analysis.counts import Counts
 from rmp_deploy.analysis.hardware.estimate import Estimate, of, total
-from rmp_deploy.analysis.hardware.memory import MemoryCosts, memory_costs
+from rmp_deploy.analysis.hardware.memory import HELD, MemoryCosts, memory_costs
 from rmp_deploy.analysis.hardware.routing import Routing, route
-from rmp_deploy.analysis.hardware.timing import Timing, power, sample_time, timings
+from rmp_deploy.analysis.hardware.timing import Timing, power, sample_time, timings, untimed
+from rmp_deploy.errors import RmpDeployError
 from rmp_deploy.hw_profiles import HardwareProfile
 from rmp_deploy.ir.graph import SpikingGraph
 from rmp_deploy.passes.place import Placement
@@ -27,7 +28,7 @@ class HardwareCosts:
         operations: the counts that the profile's terms price [J per sample].
         power: static [W].
         timings: the ways to run the steps, with time, static energy and the energy-delay product.
-        left_out: what the energies of `timings` do not hold, and why.
+        left_out: what the energies and times of `timings` do not hold, and why.
     """
 
     profile: str
@@ -55,8 +56,11 @@ def hardware(
         placement: of `passes.place` under the profile's limits; None without cores, and `unplaced` says why.
 
     Raises:
-        RmpDeployError: the counts are not of the network that is placed.
+        RmpDeployError: no step was counted, the counts do not hold every step, or they are not of the
+            network that is placed.
     """
+    if counts.T < 1:
+        raise RmpDeployError(f"counts: T = {counts.T}, allowed >= 1. Count a run.")
     if placement is not None and placement.excesses:
         e = placement.excesses[0]
         unplaced = f"it does not fit: {e.limit} of one neuron of '{e.layer}' = {e.value}, allowed {e.allowed}"
@@ -75,10 +79,12 @@ def hardware(
     ):
         if energy.known:
             parts.append(energy)
-        elif name != "memory" or not memory.held:
+        elif energy.why != HELD:
             left_out[name] = energy.why
     if routing is not None:
         left_out |= routing.left_out
+        if sample.known:
+            left_out |= untimed(counts, routing, profile)
     return HardwareCosts(
         profile=profile.name,
         routing=routing,
@@ -92,10 +98,9 @@ def hardware(
 
 
 def _operations(counts: Counts, profile: HardwareProfile) -> Estimate:
-    """Energy of the priced terms [J per sample]; unknown where the profile prices none of them."""
-    totals = counts.totals
-    priced = [of(price).times(totals[term] / counts.samples) for term, price in profile.prices.items()]
-    known = [energy for energy in priced if energy.known]
-    if not known:
-        return Estimate("J", why="the profile has no figure for an operation")
+    """Energy of the priced terms that happened [J per sample]; unknown where none of those has a price."""
+    happened = {term: n / counts.samples for term, n in counts.totals.items() if n}
+    known = [of(profile.prices[term]).times(n) for term, n in happened.items() if profile.prices[term].figure]
+    if happened and not known:
+        return Estimate("J", why="the profile has no figure for an operation that happened")
     return total("J", known)

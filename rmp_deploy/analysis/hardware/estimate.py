@@ -52,6 +52,18 @@ def total(unit: str, parts: Iterable[Estimate]) -> Estimate:
     return Estimate(unit, value, low, high)
 
 
+def one_of(unit: str, parts: Iterable[Estimate]) -> Estimate:
+    """One of the `parts`, at least one, and nobody knows which; unknown, with the first reason, where one part is."""
+    lows, highs = [], []
+    for part in parts:
+        if part.low is None or part.high is None:
+            return Estimate(unit, why=part.why)
+        lows.append(part.low)
+        highs.append(part.high)
+    low, high = min(lows), max(highs)
+    return Estimate(unit, low if low == high else None, low, high)
+
+
 def of(figure: Price | Quantity) -> Estimate:
     """A profile's figure: the energy of one operation [J], a power [W] or a time [s]."""
     if isinstance(figure, Price):

@@ -16,7 +16,7 @@ from typing import Literal
 
 from rmp_deploy.analysis.counts import Counts
 from rmp_deploy.analysis.counts.count import row_of
-from rmp_deploy.analysis.hardware.estimate import ZERO, Estimate, of, total
+from rmp_deploy.analysis.hardware.estimate import ZERO, Estimate, of, one_of, total
 from rmp_deploy.hw_profiles import HardwareProfile
 from rmp_deploy.hw_profiles.schema import UNSTATED
 from rmp_deploy.ir.graph import SpikingGraph
@@ -24,6 +24,7 @@ from rmp_deploy.ir.ops import Delay, LoihiConv2d, LoihiLIF, LoihiLinear
 from rmp_deploy.passes.paths import SYNAPSES
 
 FLOAT_BITS = 32  # of a weight or a state of a real-valued network, as the file holds it, under prices of no precision
+HELD = "other figures of the profile hold it"
 LOIHI_STATE_BITS = 24  # sign included
 TERMS_OF: dict[str, tuple[str, ...]] = {"weights": ("weight_read",), "states": ("state_read", "state_write")}
 
@@ -36,8 +37,9 @@ class MemoryUse:
         layer, holds: the row, and what of it.
         words, bits: how many it keeps, and bits of each; a kernel is kept once.
         accesses: words read and written over all samples.
-        memory: name of the smallest memory of the profile that holds them; None where there is none.
-        packed, whole: energy [J per sample] of the two ways to charge a word.
+        memory: the smallest memory of the profile that holds them, several names where several are of that size; None
+            where there is none.
+        packed, whole: energy of all the accesses [J per sample], of the two ways to charge a word.
     """
 
     layer: str
@@ -56,9 +58,9 @@ class MemoryUse:
 
 @dataclass(frozen=True)
 class MemoryCosts:
-    """Every row's weights and states, and the sums over those that the profile prices with a memory [J per sample].
+    """Every row's weights and states, and the sums over the accesses that its memories price [J per sample].
 
-    `held`: terms whose energy other terms of the profile hold, so that it is in neither sum.
+    `held`: terms whose energy other figures of the profile hold, so that their accesses are in neither sum.
     """
 
     rows: tuple[MemoryUse, ...]
@@ -71,16 +73,27 @@ def memory_costs(graph: SpikingGraph, counts: Counts, profile: HardwareProfile) 
     """Accesses to weights and states of `graph` by the size of the memory that holds them.
 
     Only what the profile's terms leave unknown is priced here: `weight_read`, `state_read` and `state_write` that have
-    a figure, or that another term's figure holds, are not priced twice.
+    a figure, or that the figure of another term holds that happened, are not priced twice.
     """
-    held = tuple(t for terms in TERMS_OF.values() for t in terms if profile.prices[t].status != "unknown")
-    rows = tuple(_priced(row, counts.samples, profile) for row in _uses(graph, counts, _bits(profile)))
-    free = [row for row in rows if not set(TERMS_OF[row.holds]) & set(held)]
-    nothing = Estimate("J", why="other figures of the profile hold it") if held and not free else ZERO
+    totals, prices = counts.totals, profile.prices
+    paid = {term for term, n in totals.items() if n and prices[term].figure}
+    held = tuple(
+        term
+        for terms in TERMS_OF.values()
+        for term in terms
+        if prices[term].figure or paid & set(prices[term].included_in)
+    )
+    rows, charged = [], []
+    for use, terms in _uses(graph, counts, _bits(profile)):
+        rows.append(_priced(use, counts.samples, profile))
+        accesses = sum(n for term, n in terms.items() if term not in held)
+        if accesses:
+            charged.append(_priced(replace(use, accesses=accesses), counts.samples, profile))
+    nothing = Estimate("J", why=HELD) if rows and not charged else ZERO
     return MemoryCosts(
-        rows,
-        total("J", (row.packed for row in free)) if free else nothing,
-        total("J", (row.whole for row in free)) if free else nothing,
+        tuple(rows),
+        total("J", (use.packed for use in charged)) if charged else nothing,
+        total("J", (use.whole for use in charged)) if charged else nothing,
         held,
     )
 
@@ -90,36 +103,36 @@ def _bits(profile: HardwareProfile) -> int:
     return FLOAT_BITS if profile.precision == UNSTATED else int(profile.precision.lstrip("bfinpt"))
 
 
-def _uses(graph: SpikingGraph, counts: Counts, word: int) -> Iterator[MemoryUse]:
-    """What each row keeps, and how often it was read and written; not yet priced."""
+def _uses(graph: SpikingGraph, counts: Counts, word: int) -> Iterator[tuple[MemoryUse, dict[str, int]]]:
+    """What each row keeps, not yet priced, and how often it was read and written, by term."""
     state_bits = LOIHI_STATE_BITS if graph.of_type(LoihiLIF) else word
     rows, nothing = row_of(graph), Estimate("J")
     for row in counts.layers:
         op = graph.by_name.get(row.layer)
         if isinstance(op, SYNAPSES) and row.counts["weight_read"]:
             bits = op.num_weight_bits if isinstance(op, LoihiLinear | LoihiConv2d) else word
-            reads = row.counts["weight_read"]
-            yield MemoryUse(row.layer, "weights", op.weight.size, bits, reads, None, nothing, nothing)
+            n = {term: row.counts[term] for term in TERMS_OF["weights"]}
+            yield MemoryUse(row.layer, "weights", op.weight.size, bits, sum(n.values()), None, nothing, nothing), n
         # every state is read once a step, of a Delay the oldest of its `steps` words
         words = row.counts["state_read"] // (counts.samples * counts.T)
         words += sum((d.steps - 1) * math.prod(d.shape) for d in graph.of_type(Delay) if rows[d.name] == row.layer)
         if words:
-            accesses = row.counts["state_read"] + row.counts["state_write"]
-            yield MemoryUse(row.layer, "states", words, state_bits, accesses, None, nothing, nothing)
+            n = {term: row.counts[term] for term in TERMS_OF["states"]}
+            yield MemoryUse(row.layer, "states", words, state_bits, sum(n.values()), None, nothing, nothing), n
 
 
 def _priced(use: MemoryUse, samples: int, profile: HardwareProfile) -> MemoryUse:
-    sized = sorted(profile.memory, key=lambda m: math.inf if m.bytes is None else m.bytes)
-    memory = next((m for m in sized if m.bytes is None or m.bytes >= use.bytes), None)
-    if memory is None:
-        largest = max((m.bytes or 0 for m in sized), default=0)
-        has = f"a memory of {use.bytes} bytes (the largest has {largest})" if sized else "any memory"
+    sizes = [math.inf if each.bytes is None else each.bytes for each in profile.memory]
+    fits = min((n for n in sizes if n >= use.bytes), default=None)
+    if fits is None:
+        has = f"a memory of {use.bytes} bytes (the largest has {max(sizes)})" if sizes else "any memory"
         unknown = Estimate("J", why=f"the profile has no figure for {has}")
         return replace(use, packed=unknown, whole=unknown)
-    access, words = of(memory.price), use.accesses / samples
+    holding = [each for each, n in zip(profile.memory, sizes, strict=True) if n == fits]
+    words = use.accesses / samples
     return replace(
         use,
-        memory=memory.name,
-        packed=access.times(words * use.bits / memory.access_bits),
-        whole=access.times(words * -(-use.bits // memory.access_bits)),
+        memory=" or ".join(each.name for each in holding),
+        packed=one_of("J", (of(m.price).times(words * use.bits / m.access_bits) for m in holding)),
+        whole=one_of("J", (of(m.price).times(words * -(-use.bits // m.access_bits)) for m in holding)),
     )

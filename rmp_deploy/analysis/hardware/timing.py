@@ -8,16 +8,17 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from rmp_deploy.analysis.counts import Counts
+from rmp_deploy.analysis.counts import Counts, LayerCounts
 from rmp_deploy.analysis.hardware.estimate import Estimate, of, total
-from rmp_deploy.analysis.hardware.routing import Routing
+from rmp_deploy.analysis.hardware.routing import DISTANCES, Routing
+from rmp_deploy.errors import RmpDeployError
 from rmp_deploy.hw_profiles import HardwareProfile
 from rmp_deploy.passes.place import Placement
 
 Floats = npt.NDArray[np.float64]
 # Units of a core that work at the same time, and what each is busy with.
-UNITS: dict[str, tuple[str, ...]] = {"neurons": ("neuron_active", "neuron_inactive"), "synapses": ("ac",)}
-HOPS = ("within_tile", "hop_east_west", "hop_north_south")
+UNITS: dict[str, tuple[str, ...]] = {"neurons": ("neuron_active", "neuron_inactive"), "synapses": ("ac", "mac")}
+UNTIMED = ("spike", "residual_add", "pool_add", "pool_or")  # no published rule says which unit they occupy, and when
 
 
 @dataclass(frozen=True)
@@ -46,33 +47,52 @@ def sample_time(placement: Placement, counts: Counts, routing: Routing, profile:
 
     In each step, ``neurons`` and ``synapses`` are the operations of the busiest layer, spread evenly over its cores,
     times the time of one; its fullest core takes longer. The two work at the same time. ``travel`` is the way of the
-    mean message, in steps in which any neuron spikes. Waiting, input and output are left out.
+    mean message, in steps in which any neuron spikes. Waiting, input, output and `untimed` are left out.
+
+    Raises:
+        RmpDeployError: `counts` do not hold every step.
     """
-    wanted = [term for terms in UNITS.values() for term in terms]
-    latency = {name: of(profile.latency[name]) for name in (*wanted, *HOPS)}
-    for name in wanted:
-        if not latency[name].known:
-            return Estimate("s", why=f"time of {name}: {latency[name].why}")
+    loads = {term: _per_core(placement, counts, term) for terms in UNITS.values() for term in terms}
+    happened = [term for term, load in loads.items() if load.any()]
+    for name in happened:
+        if profile.latency[name].low is None:
+            return Estimate("s", why=f"time of {name}: {profile.latency[name].why}")
     barrier = barrier_time(profile, routing)
     if not barrier.known:
         return barrier
-    loads = {term: _per_core(placement, counts, term) for term in wanted}
-    fires = sum((np.asarray(row.steps["spike"]) for row in counts.layers), np.zeros(counts.T, np.int64)) > 0
+    fires = sum((_steps(row, "spike", counts.T) for row in counts.layers), np.zeros(counts.T)) > 0
     messages = routing.counts["message_out"] or 0
-    mean = {name: (routing.counts[name] or 0) / messages if messages else 0.0 for name in HOPS}
+    hops = [name for name in DISTANCES if routing.counts[name] and profile.latency[name].low is not None]
+    mean = {name: (routing.counts[name] or 0) / messages for name in hops}
 
     def ends(which: str) -> float | None:
-        times = {name: getattr(each, which) for name, each in latency.items()}
-        if any(times[name] is None for name in wanted):
+        times = {name: getattr(of(profile.latency[name]), which) for name in (*happened, *hops)}
+        if None in times.values():  # what happens has a range without a point
             return None
-        busy: list[Floats] = [
-            np.max(sum(loads[term] * times[term] for term in terms), axis=0) for terms in UNITS.values()
+        busy = [
+            sum((loads[term] * times[term] for term in terms if term in times), np.zeros((1, counts.T))).max(axis=0)
+            for terms in UNITS.values()
         ]
-        travel = sum(mean[name] * (times[name] or 0.0) for name in HOPS)
+        travel = sum(mean[name] * times[name] for name in hops)
         return float(np.max([*busy, fires * travel], axis=0).sum())
 
     value, low, high = (ends(which) for which in ("value", "low", "high"))
     return total("s", (Estimate("s", value, low, high), barrier.times(counts.T)))
+
+
+def untimed(counts: Counts, routing: Routing, profile: HardwareProfile) -> dict[str, str]:
+    """What happened and is not in `sample_time`, and why."""
+    totals: dict[str, int | None] = {**counts.totals, **routing.counts}
+    left_out = {}
+    for name in (*UNTIMED, "message_out", "message_in", *DISTANCES):
+        latency = profile.latency.get(name)
+        if not totals[name]:
+            continue
+        if latency is None or latency.low is None:
+            left_out[f"time of {name}"] = "no profile has it" if latency is None else latency.why
+        elif name not in DISTANCES:
+            left_out[f"time of {name}"] = "nothing says which of a core's units it occupies, and when"
+    return left_out
 
 
 def _per_core(placement: Placement, counts: Counts, term: str) -> Floats:
@@ -81,8 +101,18 @@ def _per_core(placement: Placement, counts: Counts, term: str) -> Floats:
     for i, layer in enumerate(placement.layers):
         for row in counts.layers:
             if row.neurons == layer.name or row.layer in (layer.name, *layer.synapses):
-                found[i] += np.asarray(row.steps[term]) / (counts.samples * layer.cores)
+                found[i] += _steps(row, term, counts.T) / (counts.samples * layer.cores)
     return found
+
+
+def _steps(row: LayerCounts, term: str, steps: int) -> Floats:
+    """A term of one row at each step, summed over the samples, [T]."""
+    found = row.steps.get(term, ())
+    if len(found) != steps:
+        raise RmpDeployError(
+            f"counts: steps of '{term}' of layer '{row.layer}' = {len(found)}, allowed {steps}. Count with `count`."
+        )
+    return np.asarray(found, np.float64)
 
 
 def barrier_time(profile: HardwareProfile, routing: Routing) -> Estimate:
