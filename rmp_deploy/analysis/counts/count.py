@@ -96,8 +96,7 @@ def _count(graph: SpikingGraph, recorded: dict[str, Value], facts: dict[str, Fac
     """Counts of samples whose input and spikes are `recorded`."""
     n = len(recorded[graph.input.name])
     shortcuts = {op.name for op in graph.ops if is_shortcut(graph, op)}
-    values = _values(graph, recorded, facts, shortcuts | repeating)
-    steps = {name: Step(value, facts[name]) for name, value in values.items()}
+    steps = _steps(graph, recorded, facts, shortcuts | repeating)
     in_row = row_of(graph)
     tallies: dict[str, dict[str, Tally]] = {row: dict.fromkeys(TERMS, 0) for row in in_row.values()}
     cached = dict.fromkeys(tallies, 0)
@@ -137,30 +136,31 @@ def _count(graph: SpikingGraph, recorded: dict[str, Value], facts: dict[str, Fac
     return Counts(n, graph.T, tuple(rows), {term: _spread(total.sum(axis=1)) for term, total in totals.items()})
 
 
-def _values(
+def _steps(
     graph: SpikingGraph, recorded: dict[str, Value], facts: dict[str, Facts], passing: set[str]
-) -> dict[str, Value]:
-    """Every value in all steps, [N, T, *shape]; `passing`: synapses and neurons that hand on what they read.
+) -> dict[str, Step]:
+    """Every value in all steps by name; `passing`: synapses and neurons that hand on what they read.
 
     A loop that no recorded neuron cuts is evaluated again until nothing changes: each time one more step is right.
     """
-    n, values = len(recorded[graph.input.name]), dict(recorded)
+    n, made = len(recorded[graph.input.name]), {name: Step(value, facts[name]) for name, value in recorded.items()}
     place = {op.name: i for i, op in enumerate(graph.ops) if op.name not in recorded}
     late = {op.inputs[0] for op in graph.of_type(Delay) if place.get(op.inputs[0], -1) > place[op.name]}
     while True:
-        before = {name: values.get(name) for name in late}
+        before = {name: made.get(name) for name in late}
         for op in graph.ops:
             if op.name in recorded:
                 continue
             if isinstance(op, Delay):
-                values[op.name] = delayed(op, values.get(op.inputs[0]), (n, graph.T))
+                source = made.get(op.inputs[0])
+                value = delayed(op, None if source is None else source.value, (n, graph.T))
             elif isinstance(op, LI) or op.name in passing:
-                values[op.name] = values[op.inputs[0]]
+                value = made[op.inputs[0]].value
             else:
-                read, of = [values[i] for i in op.inputs], [facts[i] for i in op.inputs]
-                values[op.name] = evaluate(op, read, of, graph.shapes[op.name])
-        if all(old is not None and np.array_equal(old, values[name]) for name, old in before.items()):
-            return values
+                value = evaluate(op, [made[i] for i in op.inputs], graph.shapes[op.name])
+            made[op.name] = Step(value, facts[op.name])
+        if all(old is not None and np.array_equal(old.value, made[name].value) for name, old in before.items()):
+            return made
 
 
 def _spread(counts: Ints) -> Spread:

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from rmp_deploy.analysis.counts.sums import CHANNEL, Bools, Ints, distinct
+from rmp_deploy.analysis.counts.sums import CHANNEL, Bools, Events, Ints, distinct
 from rmp_deploy.errors import op_error
 from rmp_deploy.ir.ops import (
     AvgPool2d,
@@ -75,10 +75,10 @@ def fan_out_nonzero(op: Dense | Convolution, input_shape: Shape) -> Ints:
     return padded[(slice(None), *inside)]
 
 
-def reach(op: Op, events: Bools, shape: Shape) -> Bools:
+def reach(op: Op, events: Events, shape: Shape) -> Bools:
     """Which outputs of a synapse or a pool an event reaches: [N, T, *input shape] to [N, T, *shape]."""
-    reached = REACH[type(op)](op, distinct(events, CHANNEL + 1), shape)
-    return np.broadcast_to(reached, (*events.shape[:2], *shape))
+    reached = REACH[type(op)](op, events, shape)
+    return np.broadcast_to(reached, (*events.where.shape[:2], *shape))
 
 
 def _taps(kernel: int, stride: int, dilation: int, outputs: int) -> list[slice]:
@@ -94,7 +94,7 @@ def _taps_of(op: Convolution | Pool, output_shape: Shape) -> list[list[slice]]:
     return [_taps(*axis) for axis in zip(kernel, op.stride, dilation, output_shape[1:], strict=True)]
 
 
-def _reach_windows(op: Convolution | Pool, events: Bools, shape: Shape) -> Bools:
+def _windows(op: Convolution | Pool, events: Bools, shape: Shape) -> Bools:
     """[N, T, C, *map] to [N, T, C, *map_out]: is there an event in the window? One axis at a time."""
     for axis, (padding, taps) in enumerate(zip(op.padding, _taps_of(op, shape), strict=True), start=CHANNEL + 1):
         before = (slice(None),) * axis
@@ -106,21 +106,27 @@ def _reach_windows(op: Convolution | Pool, events: Bools, shape: Shape) -> Bools
     return events
 
 
-def _reach_convolution(op: Convolution, events: Bools, shape: Shape) -> Bools:
+def _reach_pool(op: Pool, events: Events, shape: Shape) -> Bools:
+    return _windows(op, distinct(events.where, CHANNEL + 1), shape)
+
+
+def _reach_convolution(op: Convolution, events: Events, shape: Shape) -> Bools:
     """All outputs of a group read the same windows."""
-    groups = op.groups if events.shape[CHANNEL] > 1 else 1
-    by_group = events.reshape(*events.shape[:CHANNEL], groups, -1, *events.shape[CHANNEL + 1 :])
-    found = _reach_windows(op, np.bitwise_or.reduce(by_group, axis=CHANNEL + 1), shape)
-    return np.repeat(found, shape[0] // groups, axis=CHANNEL) if groups > 1 else found
+    where = distinct(events.where, CHANNEL + 1)
+    if op.groups == 1 or where.shape[CHANNEL] == 1:
+        anywhere = np.broadcast_to(events.over_channels != 0, (*where.shape[:CHANNEL], 1, *where.shape[CHANNEL + 1 :]))
+        return _windows(op, anywhere, shape)
+    by_group = where.reshape(*where.shape[:CHANNEL], op.groups, -1, *where.shape[CHANNEL + 1 :])
+    return np.repeat(_windows(op, by_group.any(axis=CHANNEL + 1), shape), shape[0] // op.groups, axis=CHANNEL)
 
 
-def _reach_dense(_op: Dense, events: Bools, _shape: Shape) -> Bools:
-    somewhere: Bools = events.any(axis=-1, keepdims=True)
+def _reach_dense(_op: Dense, events: Events, _shape: Shape) -> Bools:
+    somewhere: Bools = events.per_step[..., None] != 0
     return somewhere
 
 
-REACH: dict[type[Op], Callable[[Any, Bools, Shape], Bools]] = {
+REACH: dict[type[Op], Callable[[Any, Events, Shape], Bools]] = {
     **dict.fromkeys((Linear, LoihiLinear), _reach_dense),
     **dict.fromkeys((Conv1d, Conv2d, LoihiConv2d), _reach_convolution),
-    **dict.fromkeys((AvgPool2d, SumPool2d, MaxPool2d), _reach_windows),
+    **dict.fromkeys((AvgPool2d, SumPool2d, MaxPool2d), _reach_pool),
 }

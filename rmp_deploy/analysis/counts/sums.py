@@ -44,7 +44,7 @@ class Events:
 
     def __init__(self, where: Bools) -> None:
         self.where = where
-        self._distinct = distinct(where)
+        self.distinct = distinct(where)
 
     @cached_property
     def per_step(self) -> Ints:
@@ -53,11 +53,11 @@ class Events:
 
     def weighted(self, weights: Ints) -> Ints:
         """``sum(events * weights)`` over all elements; weights [*shape] are not negative."""
-        found, shape = self._distinct, self.where.shape
+        found, shape = self.distinct, self.where.shape
         repeated = tuple(i for i, n in enumerate(shape[CHANNEL:]) if found.shape[CHANNEL + i] < n)
         weights = weights.sum(axis=repeated, keepdims=True) if repeated else weights
         if weights.strides[0] == 0:  # of all channels alike
-            found, weights = self._over_channels, weights[:1]
+            found, weights = self.over_channels, weights[:1]
         return _product(found, weights, most=int(weights.sum()) * shape[CHANNEL])
 
     def outside(self, reached: Bools) -> Ints:
@@ -66,14 +66,14 @@ class Events:
         if there.all():
             return np.zeros((1, 1), np.int64)
         if there.shape[CHANNEL] == 1:
-            missed = self._over_channels * ~there
+            missed = self.over_channels * ~there
             return _product(missed, np.ones(missed.shape[2:], np.int64), most=math.prod(self.where.shape[2:]))
         return Events(self.where & ~reached).per_step
 
     @cached_property
-    def _over_channels(self) -> Array:
+    def over_channels(self) -> Array:
         """Events added up over the channels, [N, T, 1, *map]."""
-        found = self._distinct.view(np.uint8)
+        found = self.distinct.view(np.uint8)
         starts = range(0, found.shape[CHANNEL], BYTE)
         kind = np.uint8 if len(starts) == 1 else np.int64
         total: Array = np.zeros((*found.shape[:CHANNEL], 1, *found.shape[CHANNEL + 1 :]), kind)

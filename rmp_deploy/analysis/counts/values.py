@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from rmp_deploy.analysis.counts.fan_out import REACH, SYNAPSES, reach
-from rmp_deploy.analysis.counts.sums import CHANNEL, Bools, Events, Ints, non_zero, true
+from rmp_deploy.analysis.counts.sums import CHANNEL, Events, Ints, non_zero, true
 from rmp_deploy.ir.graph import SpikingGraph
 from rmp_deploy.ir.ops import (
     LI,
@@ -78,11 +78,19 @@ class Step:
         return Events(non_zero(self.value))
 
     @cached_property
+    def dense(self) -> Events:
+        """Where it is not 0, and all of its real values."""
+        real = self.facts.kinds == REAL
+        if real.all():
+            return Events(true(self.value.shape))
+        if not real.any():
+            return self.nonzero
+        return Events(self.nonzero.where | real.reshape(-1, *(1,) * (self.value.ndim - 1)))
+
+    @property
     def events(self) -> Events:
         """Where its events are; every real value of the host is one, zeros included."""
-        if not (self.facts.host and self.facts.any_real):
-            return self.nonzero
-        return Events(events_of(self.value, self.facts, dense=True))
+        return self.dense if self.facts.host else self.nonzero
 
     def of(self, kind: int) -> Ints:
         """1 for the samples that are of this kind, else 0: [N, 1], or [1, 1] where all are alike."""
@@ -174,18 +182,9 @@ FACTS: dict[type[Op], Callable[[list[Facts]], Facts]] = {
 }
 
 
-def events_of(value: Value, facts: Facts, dense: bool) -> Bools:
-    """Where `value` is not 0; `dense`: every real value is an event."""
-    real = facts.kinds == REAL
-    if dense and real.all():
-        return true(value.shape)
-    found = non_zero(value)
-    return found | real.reshape(-1, *(1,) * (found.ndim - 1)) if dense and real.any() else found
-
-
-def evaluate(op: Op, read: list[Value], facts: list[Facts], shape: Shape) -> Value:
+def evaluate(op: Op, read: list[Step], shape: Shape) -> Value:
     """The value of an op without a state in all steps, from those that it reads."""
-    return EVALUATE[type(op)](op, read, facts, shape)
+    return EVALUATE[type(op)](op, read, shape)
 
 
 def delayed(op: Delay, source: Value | None, steps: tuple[int, int]) -> Value:
@@ -206,42 +205,44 @@ def _step_by_step(function: Callable[[Value], Value], value: Value) -> Value:
     return np.broadcast_to(made.reshape(n, -1, *made.shape[1:]), (n, T, *made.shape[1:]))
 
 
-def _reached(op: Op, read: list[Value], facts: list[Facts], shape: Shape) -> Value:
+def _reached(op: Op, read: list[Step], shape: Shape) -> Value:
     """Where an event arrives; real values reach every synapse, whatever the events behind them were."""
-    return reach(op, events_of(read[0], facts[0], facts[0].host or isinstance(op, SYNAPSES)), shape)
+    (x,) = read
+    return reach(op, x.dense if isinstance(op, SYNAPSES) else x.events, shape)
 
 
-def _sum_pool(op: SumPool2d, read: list[Value], facts: list[Facts], shape: Shape) -> Value:
-    if facts[0].any_real:
-        return _reached(op, read, facts, shape)
-    return _step_by_step(lambda x: STATELESS[SumPool2d](op, x), read[0])
+def _sum_pool(op: SumPool2d, read: list[Step], shape: Shape) -> Value:
+    (x,) = read
+    if x.facts.any_real:
+        return _reached(op, read, shape)
+    return _step_by_step(lambda value: STATELESS[SumPool2d](op, value), x.value)
 
 
-def _add(op: Add, read: list[Value], facts: list[Facts], _shape: Shape) -> Value:
-    if any(of.any_real for of in facts):
-        return reduce(np.logical_or, [events_of(v, of, of.host) for v, of in zip(read, facts, strict=True)])
-    return STATELESS[Add](op, *(value.astype(np.float64) for value in read))
+def _add(op: Add, read: list[Step], _shape: Shape) -> Value:
+    if any(x.facts.any_real for x in read):
+        return reduce(np.logical_or, [x.events.where for x in read])
+    return STATELESS[Add](op, *(x.value.astype(np.float64) for x in read))
 
 
-def _concat(_op: Concat, read: list[Value], facts: list[Facts], _shape: Shape) -> Value:
-    if any(of.any_real for of in facts):
-        read = [events_of(v, of, of.host) for v, of in zip(read, facts, strict=True)]
-    return np.concatenate(read, axis=CHANNEL)
+def _concat(_op: Concat, read: list[Step], _shape: Shape) -> Value:
+    numbers = not any(x.facts.any_real for x in read)
+    return np.concatenate([x.value if numbers else x.events.where for x in read], axis=CHANNEL)
 
 
-def _flatten(_op: Flatten, read: list[Value], _facts: list[Facts], shape: Shape) -> Value:
-    return read[0].reshape(*read[0].shape[:2], *shape)
+def _flatten(_op: Flatten, read: list[Step], shape: Shape) -> Value:
+    value = read[0].value
+    return value.reshape(*value.shape[:CHANNEL], *shape)
 
 
-def _quantize(op: Quantize, read: list[Value], _facts: list[Facts], _shape: Shape) -> Value:
-    return _step_by_step(lambda x: STATELESS[Quantize](op, x), read[0])
+def _quantize(op: Quantize, read: list[Step], _shape: Shape) -> Value:
+    return _step_by_step(lambda value: STATELESS[Quantize](op, value), read[0].value)
 
 
-def _dequantize(_op: Dequantize, read: list[Value], _facts: list[Facts], _shape: Shape) -> Value:
-    return read[0]
+def _dequantize(_op: Dequantize, read: list[Step], _shape: Shape) -> Value:
+    return read[0].value
 
 
-EVALUATE: dict[type[Op], Callable[[Any, list[Value], list[Facts], Shape], Value]] = {
+EVALUATE: dict[type[Op], Callable[[Any, list[Step], Shape], Value]] = {
     **dict.fromkeys(REACH, _reached),
     SumPool2d: _sum_pool,
     Add: _add,
