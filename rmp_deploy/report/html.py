@@ -99,6 +99,7 @@ def _accuracy_chart(key: str, energy: Section, profile: Section) -> str:
     points = [
         (step["t"], *(text.in_unit(each[end], largest) for end in ("low", "high")), step["accuracy"])
         for step, each in zip(energy["at"], profile["at"], strict=True)
+        if each["high"] is not None  # nothing that happened so far has a price
     ]
     return svg.curve(key, f"Accuracy against energy, {profile['name']}", points, unit)
 
