@@ -68,6 +68,7 @@ class Ledger:
     Attributes:
         counts: of the network as it is deployed.
         twin: the ANN of the same layers.
+        effective_why: why its effective MACs are not known; empty where they are.
         pools: "folded", or why they could not be.
         relays: what the network costs more on Loihi, or why that is not known; None where it costs the same.
         profiles: what each profile says, in the order in which they were given.
@@ -78,6 +79,7 @@ class Ledger:
 
     counts: counts.Counts
     twin: Twin
+    effective_why: str
     pools: str
     relays: Relays | None
     profiles: tuple[ProfileLedger, ...]
@@ -120,10 +122,12 @@ def measure(
     twin: Twin | None = None
     accuracy: RunningAccuracy | None = None
     first: Trace | None = None
+    effective_why = ""
     done, values, absolute = 0, 0, 0.0
     for x, trace in run(unfolded):
         total = _join(total, counts.count(deployed, trace, x))
-        twin = _join(twin, _twin(unfolded, x))
+        part, effective_why = _twin(unfolded, x)
+        twin = _join(twin, part)
         if balanced is not deployed:
             on_loihi = _join(on_loihi, counts.count(balanced, trace, x))
         if labels is not None:
@@ -138,6 +142,7 @@ def measure(
     return Ledger(
         counts=total,
         twin=twin,
+        effective_why=effective_why,
         pools=pools,
         relays=refused or more,
         profiles=tuple(
@@ -156,12 +161,12 @@ def measure(
     )
 
 
-def _twin(graph: SpikingGraph, x: npt.NDArray[Any]) -> Twin:
-    """With its effective MACs where every neuron has a ReLU twin."""
+def _twin(graph: SpikingGraph, x: npt.NDArray[Any]) -> tuple[Twin, str]:
+    """With its effective MACs, or without them and why."""
     try:
-        return counts.twin(graph, x)
-    except RmpDeployError:
-        return counts.twin(graph)
+        return counts.twin(graph, x), ""
+    except RmpDeployError as e:
+        return counts.twin(graph), str(e)
 
 
 def _twins(twin: Twin, ledger: EnergyLedger) -> tuple[TwinEnergy, ...]:

@@ -13,16 +13,12 @@ from rmp_deploy.report.text import (
     MISSING,
     Section,
     add_row,
-    break_even,
     by_reason,
-    compute_line,
     count,
-    estimate,
     joule,
     key_terms,
-    on_chip,
+    number,
     percent,
-    placement,
     plural,
     price_span,
     ratio,
@@ -30,6 +26,14 @@ from rmp_deploy.report.text import (
     span,
     table,
 )
+
+_SENT = {
+    "message_out": "messages sent",
+    "message_in": "received",
+    "within_tile": "within a tile",
+    "hop_east_west": "hops east or west",
+    "hop_north_south": "hops north or south",
+}
 
 
 def energy(section: Section, shown: Sequence[str] = ()) -> RenderableType:
@@ -58,8 +62,9 @@ def twin(section: Section) -> list[str]:
     if not ann:
         return []
     dense = f"ANN twin: {ann['macs']:,} dense MACs per sample, {ann['macs_with_padding']:,} with padding"
-    effective = ann.get("effective_macs")
-    return [dense if effective is None else f"{dense}, {effective / ann['samples']:,.0f} with ReLU zeros skipped"]
+    if ann["effective_macs"] is None:
+        return [dense, f"its MACs with ReLU zeros skipped are not known: {ann['effective_why']}"]
+    return [f"{dense}, {ann['effective_macs'] / ann['samples']:,.0f} with ReLU zeros skipped"]
 
 
 def _counts(section: Section) -> Table:
@@ -146,6 +151,76 @@ def profile(section: Section) -> RenderableType:
     parts += _break_even(section.get("break_even"))
     parts += _hardware(section.get("hardware"))
     return Group(*parts)
+
+
+# -- what both forms say of the chip and the twin ---------------------------------------------------------------------
+
+
+def estimate(section: Section) -> str:
+    """An estimate with its unit: ``1.20–3.40 mW``; a dash where nobody knows."""
+    if section["low"] is None:
+        return MISSING
+    return f"{span(section['low'], section['high']).removesuffix('J')}{section['unit']}"
+
+
+def break_even(found: Section) -> list[tuple[str, str]]:
+    """(twin, rate at which the synapses cost as much as it does, or why nobody knows) of the whole network."""
+    twins = {"dense": "its dense MACs", "effective": "its MACs of activations that are not 0", "quantized": "quantized"}
+    told = []
+    for key, what in twins.items():
+        bound = found["network"][key]
+        at = f"at {_percents(bound)}" if bound["low"] is not None else f"not known: {bound['why']}"
+        told.append((what, at + (", at any rate that a neuron reaches" if (bound["low"] or 0) > 1 else "")))
+    return told
+
+
+def compute_line(line: Section) -> str:
+    """Yan 2024's bound on the spikes of an input, and what this run has; empty where one of them is not known."""
+    if line["spikes"] is None or line["limit"]["low"] is None:
+        return ""
+    low, high = line["limit"]["low"], line["limit"]["high"]
+    limit = number(low) if low == high else f"{number(low)}–{number(high)}"
+    holds = "holds" if line["spikes"] <= low else "may hold" if line["spikes"] <= high else "does not hold"
+    return f"T * rate = {number(line['spikes'])} <= k (1 - gamma) = {limit} {holds} (Yan 2024, computation alone)"
+
+
+def _percents(bound: Section) -> str:
+    low, high = percent(bound["low"]), percent(bound["high"])
+    return low if low == high else f"{low.removesuffix(' %')}–{high}"
+
+
+def on_chip(hardware: Section) -> list[tuple[str, Section]]:
+    """(what, estimate) of all that the shape of the hardware adds, in the order in which it is read."""
+    routing, memory = hardware["routing"], hardware["memory"]
+    found = [("priced operations of a sample", hardware["operations"])]
+    if routing:
+        found.append(("messages of a sample over the mesh", routing["energy"]))
+    if memory["rows"]:
+        found.append(("memory accesses of a sample, words packed", memory["packed"]))
+        found.append(("memory accesses of a sample, each word alone", memory["whole"]))
+    found.append(("static power", hardware["power"]))
+    for timing in hardware["timings"]:
+        found += [
+            (f"time of a step, {timing['name']}", timing["step"]),
+            (f"time of a sample, {timing['name']}", timing["sample"]),
+            (f"static energy of a sample, {timing['name']}", timing["static"]),
+            (f"energy of a sample, {timing['name']}", timing["energy"]),
+            (f"energy-delay product, {timing['name']}", timing["energy_delay"]),
+        ]
+    return found
+
+
+def placement(hardware: Section) -> str:
+    """On what the network lies and what it sent, or why it lies on nothing."""
+    routing = hardware["routing"]
+    if not routing:
+        return f"not on cores: {hardware['unplaced']}"
+    sizes = [plural(routing[f"{noun}s"], noun) for noun in ("core", "tile", "chip") if routing[f"{noun}s"] is not None]
+    sent = [f"{n:,} {_SENT.get(name, name)}" for name, n in routing["counts"].items() if n is not None]
+    return f"on {', '.join(sizes)}; over all samples {', '.join(sent)}"
+
+
+# -- how the terminal shows it -----------------------------------------------------------------------------------------
 
 
 def _break_even(found: Section | None) -> list[RenderableType]:

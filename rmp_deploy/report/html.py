@@ -15,6 +15,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from rmp_deploy.files import write_atomically
 from rmp_deploy.report import svg, text
+from rmp_deploy.report.energy import break_even, compute_line, estimate, on_chip, placement
 from rmp_deploy.report.text import Section
 
 SECTIONS = ("network", "data", "accuracy", "training", "parity", "energy", "membranes", "raster")
@@ -144,8 +145,10 @@ def _dot(scale: Section, low: float | None, high: float | None, ours: bool) -> s
     return svg.dot(lines, _share(scale, low), _share(scale, high), ours, text.span(low, high))
 
 
-def _brief(value: float) -> str:
+def _brief(value: float | None) -> str:
     """A count of a convention, which may be a fraction of an operation."""
+    if value is None:
+        return text.MISSING
     return text.count(value if abs(value) >= 10_000 else round(value, 1) if value % 1 else int(value))
 
 
@@ -164,7 +167,7 @@ def _environment() -> Environment:
     env = Environment(loader=loader, autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
     formatters = (
         text.count, text.joule, text.price, text.percent, text.number, text.fixed, text.plural, text.span,
-        text.price_span, text.ratio, text.estimate,
+        text.price_span, text.ratio, estimate,
     )  # fmt: skip
     env.filters |= {f.__name__: _tied(f) for f in formatters}
     env.filters |= {
@@ -181,19 +184,19 @@ def _environment() -> Environment:
     env.globals |= {
         "accuracy_chart": _accuracy_chart,
         "axis_labels": _axis_labels,
-        "break_even": text.break_even,
+        "break_even": break_even,
         "by_reason": text.by_reason,
-        "compute_line": text.compute_line,
+        "compute_line": compute_line,
         "CODINGS": text.CODINGS,
         "colours": _colours,
         "dot": _dot,
         "histogram": svg.histogram,
         "key_terms": text.key_terms,
         "meter": _meter,
-        "on_chip": text.on_chip,
+        "on_chip": on_chip,
         "outputs": svg.outputs,
         "picture": svg.picture,
-        "placement": text.placement,
+        "placement": placement,
         "exactness": text.exactness,
         "explained": text.explained,
         "is_integer": text.is_integer,

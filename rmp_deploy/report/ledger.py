@@ -29,7 +29,7 @@ def energy(ledger: Ledger) -> Section:
         "totals": counts.totals,
         "spreads": _spreads(counts.totals, counts.spreads, counts.samples),
         "at": _at(counts, ledger),
-        "twin": _twin(ledger.twin),
+        "twin": {**_twin(ledger.twin), "effective_why": ledger.effective_why},
         "profiles": [_profile(each) for each in ledger.profiles],
         "conventions": [_convention(each) for each in ledger.conventions],
     }

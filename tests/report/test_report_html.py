@@ -87,6 +87,10 @@ def test_numbers(document):
     for profile in energy["profiles"]:
         assert {profile["joule_per_sample"], profile["synaptic_joule_per_sample"]} <= exact
         assert {layer["joule"] for layer in profile["layers"]} <= exact
+        assert {step["joule"] for step in profile["at"]} <= exact
+        assert {twin["joule"] for twin in profile["twins"] if twin["joule"] is not None} <= exact
+        timings = profile["hardware"]["timings"]
+        assert {each[key]["low"] for each in timings for key in ("step", "energy")} - {None} <= exact
         for row in profile["rows"]:
             lines = [in_order[i - 1 : i + 2] for i, value in enumerate(in_order) if value == row["price_joule"]]
             assert [row["count"], row["price_joule"], row["joule"]] in lines
@@ -101,6 +105,38 @@ def test_numbers(document):
     for layer in document["membranes"]["layers"]:
         assert {arm["quantization_error"] for arm in layer["arms"]} <= exact
     assert document["accuracy"]["value"] in exact and document["network"]["parameters"] in exact
+
+
+def test_a_range_is_shown_with_both_ends_and_a_pale_rest(document):
+    """A layer whose ac costs 1 to 3 pJ: no point anywhere, both ends in its number, the rest of its bar pale."""
+    profile = document["energy"]["profiles"][0]
+    layer = profile["layers"][1]
+    layer |= {"joule": None, "low": 1e-7, "high": 3e-7, "terms": layer["terms"] | {"ac": None}}
+    layer["terms_low"]["ac"], layer["terms_high"]["ac"] = 1e-7, 3e-7
+    profile |= {"joule_per_sample": None, "low_per_sample": 1e-7, "high_per_sample": 3e-7, "joule": None}
+    shown, source = page(document), html.render(document)
+    assert "100–300 nJ per image (estimate)" in shown.text
+    assert 'data-low="1e-07" data-high="3e-07" title="1e-07 to 3e-07 J: ' in source
+    assert '<rect class="upto"' in source and "pale is the rest of the range" in shown.text
+
+
+def test_why_a_count_of_a_convention_is_unknown_stands_in_its_place(document):
+    term = document["energy"]["conventions"][0]["terms"][0]
+    term |= {"count": None, "joule": None, "differences": [], "why": "events of this layer were not recorded"}
+    document["energy"]["conventions"][0]["joule_per_sample"] = None
+    assert "events of this layer were not recorded" in page(document).text
+
+
+@pytest.mark.parametrize(("low", "high", "log"), [(1e-9, 9e-9, False), (1e-9, 5e-3, True), (0.0, 4e-9, False)])
+def test_the_axis_of_conventions_is_logarithmic_where_they_span_more_than_a_decade(document, low, high, log):
+    energy = document["energy"]
+    energy["profiles"] = energy["profiles"][:1]
+    energy["profiles"][0] |= {"low_per_sample": low, "high_per_sample": low}
+    energy["conventions"] = energy["conventions"][:1]
+    energy["conventions"][0]["joule_per_sample"] = high
+    assert ("on a logarithmic scale" in page(document).text) == log
+    marks = re.findall(r'<circle class="\w+" cx="([\d.]+)%"', html.render(document))
+    assert len(marks) == 2 and all(0 <= float(mark) <= 100 for mark in marks)
 
 
 def test_headline(document):

@@ -9,7 +9,7 @@ import pytest
 from rich.console import Console
 
 from rmp_deploy.report import text
-from rmp_deploy.report.energy import energy
+from rmp_deploy.report.energy import compute_line, energy
 
 DOCUMENT = json.loads(Path(__file__).with_name("document.json").read_text("utf-8"))
 
@@ -25,9 +25,9 @@ def shown(renderable, width=80):
     return console.file.getvalue()
 
 
-def rendered(document, width=80):
+def rendered(document, width=80, tables=()):
     console = Console(file=io.StringIO(), width=width, highlight=False)
-    text.render(document, console)
+    text.render(document, console, tables)
     return console.file.getvalue()
 
 
@@ -49,7 +49,56 @@ def test_headline(document):
 
 
 def test_fits_80_columns(document):
-    assert max(len(line) for line in rendered(document).splitlines()) <= 80
+    told = rendered(document, tables=("compare", "accuracy"))
+    assert max(len(line) for line in told.splitlines()) <= 80
+
+
+def test_the_chip_and_the_break_even_of_a_profile_that_knows_them(document):
+    cmos, loihi = document["energy"]["profiles"]
+    told = unwrapped(rendered(document))
+    rate, bound = cmos["break_even"]["network"]["rate"], cmos["break_even"]["network"]["dense"]["value"]
+    assert f"its dense MACs: at {100 * bound:.1f} % (this run: {100 * rate:.1f} % spikes per input and step)" in told
+    assert loihi["break_even"]["network"]["dense"]["value"] is None  # the host's multiplies have no price
+    assert told.count("break-even with the ANN twin, its dense MACs") == 1
+    routing, (timing,) = loihi["hardware"]["routing"], loihi["hardware"]["timings"]
+    assert f"on {routing['cores']} cores, 1 tile, 1 chip; over all samples {routing['counts']['message_out']:,}" in told
+    assert f"energy-delay product, {timing['name']} {1e9 * timing['energy_delay']['value']:.1f} nJ s" in told
+    assert all(f"left out: {what} ({why})" in told for what, why in loihi["hardware"]["left_out"].items())
+
+
+@pytest.mark.parametrize(
+    ("spikes", "low", "high", "said"),
+    [(1.0, 2.0, 2.0, "holds"), (3.0, 2.0, 4.0, "may hold"), (5.0, 2.0, 4.0, "does not hold")],
+)
+def test_the_line_of_computation(spikes, low, high, said):
+    line = {"spikes": spikes, "gamma": 0.5, "limit": {"value": None, "low": low, "high": high, "why": ""}}
+    assert f" {said} (Yan 2024" in compute_line(line)
+    assert compute_line(line | {"spikes": None}) == ""
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "expected"),
+    [(1e-9, 1e-9, "1.00 nJ"), (1e-9, 2.5e-9, "1.00–2.50 nJ"), (9e-10, 2e-6, "<0.001–2.00 µJ"), (0.0, 2e-9, "0–2.00 nJ"),
+     (None, None, "–")],
+)  # fmt: skip
+def test_span(low, high, expected):
+    assert text.span(low, high) == expected
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "expected"),
+    [(0.9e-12, 0.9e-12, "0.9 pJ"), (1e-12, 3e-12, "1–3 pJ"), (5e-10, 2e-9, "500 pJ–2 nJ"), (None, None, "–")],
+)
+def test_price_span(low, high, expected):
+    assert text.price_span(low, high) == expected
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "expected"),
+    [(0.737, 0.737, "0.74"), (0.5, 2.0, "0.50–2.00"), (0.5, None, ">= 0.50"), (None, None, "–")],
+)
+def test_ratio(low, high, expected):
+    assert text.ratio(low, high) == expected
 
 
 def test_failing_parity(document):
