@@ -126,7 +126,8 @@ def measure(
     done, values, absolute = 0, 0, 0.0
     for x, trace in run(unfolded):
         total = _join(total, counts.count(deployed, trace, x))
-        part, effective_why = _twin(unfolded, x)
+        part, why = _twin(unfolded, x)
+        effective_why = effective_why or why
         twin = _join(twin, part)
         if balanced is not deployed:
             on_loihi = _join(on_loihi, counts.count(balanced, trace, x))
