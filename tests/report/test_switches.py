@@ -124,6 +124,14 @@ def test_every_energy_names_its_source_on_hover_and_focus(tab, page):
     assert inside
 
 
+def test_labels_of_the_axis_stand_apart_on_a_phone(tab, page):
+    tab.open(page, 360)
+    boxes = tab.ask("[...document.querySelectorAll('th .scale text')].map(t => [t.getBoundingClientRect().left,"
+                    " t.getBoundingClientRect().right])")  # fmt: skip
+    assert len(boxes) >= 3
+    assert all(left[1] < right[0] for left, right in zip(boxes, boxes[1:], strict=False))
+
+
 def test_controls_have_names_and_panels_have_headings(tab, page):
     """As the browser's accessibility tree has them."""
     tab.open(page)
