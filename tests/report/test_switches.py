@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 from pathlib import Path
 
@@ -129,7 +130,7 @@ def test_labels_of_the_axis_stand_apart_on_a_phone(tab, page):
     boxes = tab.ask("[...document.querySelectorAll('th .scale text')].map(t => [t.getBoundingClientRect().left,"
                     " t.getBoundingClientRect().right])")  # fmt: skip
     assert len(boxes) >= 3
-    assert all(left[1] < right[0] for left, right in zip(boxes, boxes[1:], strict=False))
+    assert all(left[1] < right[0] for left, right in itertools.pairwise(boxes))
 
 
 def test_controls_have_names_and_panels_have_headings(tab, page):
