@@ -15,9 +15,12 @@ CONFIG = TrainConfig(epochs=1, batch=1024, model=ModelConfig("mlp", channels=(4,
 
 
 @pytest.mark.parametrize("signals", [1, 2])
-def test_ctrl_c_at_any_write_leaves_a_whole_checkpoint_or_a_finished_run(tmp_path, monkeypatch, signals):
+def test_ctrl_c_at_any_write_leaves_a_whole_checkpoint_or_a_finished_run(request, tmp_path, monkeypatch, signals):
     """Behind every write, rename and removal of a run once; the second Ctrl-C does not wait for anything."""
     calls = []
+    # a shell's background jobs, such as this test may be one of, ignore Ctrl-C: here it interrupts, as at a terminal
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    request.addfinalizer(lambda: signal.signal(signal.SIGINT, before))
 
     def interrupted(call, at):
         def done(*args, **kwargs):
