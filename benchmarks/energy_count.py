@@ -30,7 +30,7 @@ from train_step import resident_mb
 
 import rmp_deploy
 from rmp_deploy import backends
-from rmp_deploy.analysis.counts import Counts, count
+from rmp_deploy.analysis.counts import Counter, Counts
 from rmp_deploy.converters.torch_to_ir import to_graph
 from rmp_deploy.ir.graph import SpikingGraph
 from rmp_deploy.ir.ops import Conv2d, Linear
@@ -87,9 +87,9 @@ def simulate(graph: SpikingGraph, x: Floats, record: tuple[Record, ...] = ()) ->
 
 def counted(graph: SpikingGraph, x: Floats) -> Counts:
     """Every count of the deployed graph, pools folded, over all samples."""
-    deployed = fold_pool(graph)
+    counter = Counter(fold_pool(graph))
     batches = backends.batches(graph, x, "onnxruntime", ("spikes",))
-    return reduce(add, (count(deployed, trace, part) for part, trace in batches))
+    return reduce(add, (counter.count(trace, part) for part, trace in batches))
 
 
 def loader(x: Floats) -> DataLoader[tuple[Tensor, ...]]:
@@ -183,11 +183,11 @@ def energy_count(quick: bool) -> dict[str, object]:
     """
     old_names()
     model, graph = network()
-    x, deployed = images(), fold_pool(graph)
+    x, counter = images(), Counter(fold_pool(graph))
     batches = list(backends.batches(graph, x, "onnxruntime", ("spikes",)))
 
     def counts_alone() -> Counts:
-        return reduce(add, (count(deployed, trace, part) for part, trace in batches))
+        return reduce(add, (counter.count(trace, part) for part, trace in batches))
 
     peers = {name: partial(peer, model, x) for name, peer in PEERS.items()}
     accumulates = {"ours": counts_alone().totals["ac"] / len(x), **{name: peer() for name, peer in peers.items()}}

@@ -111,12 +111,13 @@ def measure(
         deployed, pools = fold_pool(unfolded), "folded"
     except RmpDeployError as e:
         deployed, pools = unfolded, f"not folded: {e}"
-    counts.check(deployed)
+    counter = counts.Counter(deployed)
     balanced, refused = deployed, None
     try:
         balanced = balance_latency(deployed)
     except RmpDeployError as e:
         refused = Relays(0, {}, str(e))
+    relayed = counter if balanced is deployed else counts.Counter(balanced)
     total: counts.Counts | None = None
     on_loihi: counts.Counts | None = None
     twin: Twin | None = None
@@ -125,12 +126,12 @@ def measure(
     effective_why = ""
     done, values, absolute = 0, 0, 0.0
     for x, trace in run(unfolded):
-        total = _join(total, counts.count(deployed, trace, x))
+        total = _join(total, counter.count(trace, x))
         part, why = _twin(unfolded, x)
         effective_why = effective_why or why
         twin = _join(twin, part)
         if balanced is not deployed:
-            on_loihi = _join(on_loihi, counts.count(balanced, trace, x))
+            on_loihi = _join(on_loihi, relayed.count(trace, x))
         if labels is not None:
             accuracy = _join(accuracy, running_accuracy(unfolded, trace, labels[done : done + len(x)]))
         done, values, absolute = done + len(x), values + x.size, absolute + float(np.abs(x, dtype=np.float64).sum())

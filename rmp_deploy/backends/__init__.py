@@ -1,8 +1,8 @@
-"""Who can run a graph: one function per backend, `run(graph, x, record) -> Trace`."""
+"""Who can run a graph: one function per backend, `(graph, batches of samples, record) -> (samples, Trace)` of each."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
 import numpy.typing as npt
@@ -12,50 +12,63 @@ from rmp_deploy.ir import reference
 from rmp_deploy.ir.graph import SpikingGraph
 from rmp_deploy.ir.trace import Record, Trace, concatenate
 
-Run = Callable[[SpikingGraph, npt.NDArray[Any], Sequence[Record]], Trace]
+Samples = npt.NDArray[Any]
+Ran = Iterator[tuple[Samples, Trace]]
+Run = Callable[[SpikingGraph, Iterable[Samples], Sequence[Record]], Ran]
 BATCH = 256  # samples in memory at a time
 
 
-def _onnxruntime(graph: SpikingGraph, x: npt.NDArray[Any], record: Sequence[Record]) -> Trace:
+def _reference(graph: SpikingGraph, parts: Iterable[Samples], record: Sequence[Record]) -> Ran:
+    return ((x, reference.run(graph, x, record)) for x in parts)
+
+
+def _onnxruntime(graph: SpikingGraph, parts: Iterable[Samples], record: Sequence[Record]) -> Ran:
     from rmp_deploy.backends import onnxruntime
 
-    return onnxruntime.run(graph, x, record)
+    return onnxruntime.stream(graph, parts, record)
 
 
-def _lava(graph: SpikingGraph, x: npt.NDArray[Any], record: Sequence[Record]) -> Trace:
+def _lava(graph: SpikingGraph, parts: Iterable[Samples], record: Sequence[Record]) -> Ran:
     from rmp_deploy.backends import lava
 
-    return lava.run(graph, x, record)
+    return ((x, lava.run(graph, x, record)) for x in parts)
 
 
-def _lava_fast(graph: SpikingGraph, x: npt.NDArray[Any], record: Sequence[Record]) -> Trace:
+def _lava_fast(graph: SpikingGraph, parts: Iterable[Samples], record: Sequence[Record]) -> Ran:
     from rmp_deploy.backends import lava
 
-    return lava.run(graph, x, record, fast=True)
+    return ((x, lava.run(graph, x, record, fast=True)) for x in parts)
 
 
 BACKENDS: dict[str, Run] = {
-    "reference": reference.run,
+    "reference": _reference,
     "onnxruntime": _onnxruntime,
     "lava": _lava,
     "lava_fast": _lava_fast,
 }
 
 
-def batches(
-    graph: SpikingGraph, x: npt.NDArray[Any], backend: str, record: Sequence[Record] = ()
-) -> Iterator[tuple[npt.NDArray[Any], Trace]]:
-    """Run samples `x` through `graph` 256 at a time: pairs of samples and their trace. Memory follows the batch.
+def stream(graph: SpikingGraph, parts: Iterable[Samples], backend: str, record: Sequence[Record] = ()) -> Ran:
+    """Run samples through `graph` part after part, as they are read: pairs of samples and their trace.
+
+    On ONNX Runtime the next part runs while the caller reads this one: memory follows two parts.
 
     Raises:
         RmpDeployError: unknown backend, samples that do not fit, or a graph that the backend cannot run.
     """
     if backend not in BACKENDS:
         raise RmpDeployError(f"backend '{backend}': unknown, allowed {', '.join(BACKENDS)}. Choose one.")
+    return BACKENDS[backend](graph, parts, record)
+
+
+def batches(graph: SpikingGraph, x: Samples, backend: str, record: Sequence[Record] = ()) -> Ran:
+    """Run samples `x` through `graph` 256 at a time, as `stream`; all of them are checked before the first runs.
+
+    Raises:
+        RmpDeployError: as `stream`.
+    """
     graph.check_samples(x)
-    for start in range(0, len(x), BATCH):
-        part = x[start : start + BATCH]
-        yield part, BACKENDS[backend](graph, part, record)
+    return stream(graph, (x[start : start + BATCH] for start in range(0, len(x), BATCH)), backend, record)
 
 
 def run(graph: SpikingGraph, x: npt.NDArray[Any], backend: str, record: Sequence[Record] = ()) -> Trace:
@@ -68,6 +81,6 @@ def run(graph: SpikingGraph, x: npt.NDArray[Any], backend: str, record: Sequence
         record: which of spikes, v and u of every neuron op, and of the value that is read out, to keep.
 
     Raises:
-        RmpDeployError: as `batches`.
+        RmpDeployError: as `stream`.
     """
     return concatenate([trace for _, trace in batches(graph, x, backend, record)])

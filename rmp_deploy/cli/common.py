@@ -69,13 +69,13 @@ def check_samples(graph: SpikingGraph, samples: data.Samples) -> None:
 def batches(
     graph: SpikingGraph, x: data.SampleArray, backend: str, record: Sequence[Record]
 ) -> Iterator[tuple[npt.NDArray[Any], Trace]]:
-    """`backends.batches` with a progress bar; only one batch is read at a time."""
+    """`backends.batches` with a progress bar; samples are read as they are needed."""
     with progress() as bar:
         task = bar.add_task(f"simulate on {backend}", total=len(x))
-        for start in range(0, len(x), backends.BATCH):
-            for part, trace in backends.batches(graph, x[start : start + backends.BATCH], backend, record):
-                yield part, trace
-                bar.update(task, advance=len(part))
+        parts = (x[start : start + backends.BATCH] for start in range(0, len(x), backends.BATCH))
+        for part, trace in backends.stream(graph, parts, backend, record):
+            yield part, trace
+            bar.update(task, advance=len(part))
 
 
 def console() -> Console:

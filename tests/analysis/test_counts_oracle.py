@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+import collections
 import itertools
 import math
 import sys
-from collections import Counter
 from dataclasses import replace
 from functools import reduce
 from operator import add
@@ -16,7 +16,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from rmp_deploy import backends
-from rmp_deploy.analysis.counts import ACTIVITY, count, fan_out, twin
+from rmp_deploy.analysis.counts import ACTIVITY, Counter, count, fan_out, twin
 from rmp_deploy.errors import RmpDeployError
 from rmp_deploy.hw_profiles import TERMS
 from rmp_deploy.ir import reference
@@ -238,8 +238,8 @@ class Oracle:
     """One sample, step by step, element by element. A value is {place: number}; of real values, an event or none."""
 
     def __init__(self, graph, x, spikes, real_input):
-        self.graph, self.x, self.spikes, self.terms = graph, x, spikes, Counter(dict.fromkeys(TERMS, 0))
-        self.activity = {op.name: Counter(dict.fromkeys(ACTIVITY, 0)) for op in graph.of_type(*SYNAPSES)}
+        self.graph, self.x, self.spikes, self.terms = graph, x, spikes, collections.Counter(dict.fromkeys(TERMS, 0))
+        self.activity = {op.name: collections.Counter(dict.fromkeys(ACTIVITY, 0)) for op in graph.of_type(*SYNAPSES)}
         self.kind = {graph.input.name: "real" if real_input else "message" if graph.input.message_bits else "spike"}
         self.past = {graph.input.name: []}
         for op in graph.ops:
@@ -398,7 +398,7 @@ def oracles(graph, x, trace):
 
 
 def walked(graph, x, trace):
-    terms = Counter(dict.fromkeys(TERMS, 0))
+    terms = collections.Counter(dict.fromkeys(TERMS, 0))
     for oracle in oracles(graph, x, trace):
         terms.update(oracle.walk())
     return dict(terms)
@@ -418,7 +418,7 @@ def test_every_term_of_random_graphs_is_that_of_a_walk_over_all_connections(seed
 
 
 def test_the_random_graphs_hold_every_op():
-    kinds = Counter(type(op) for seed in range(300) for op in random_graph(np.random.default_rng(seed)).ops)
+    kinds = collections.Counter(type(op) for seed in range(300) for op in random_graph(np.random.default_rng(seed)).ops)
     assert set(kinds) == {*SYNAPSES, *POOLS, *NEURONS, Add, Concat, Delay, Flatten, Quantize, Dequantize}
 
 
@@ -433,7 +433,7 @@ def test_non_zero_operations_are_those_of_a_walk_over_the_weights_that_are_not_0
     for walk in walks:
         walk.walk()
     for name, row in rows.items():
-        found = sum((walk.activity.get(name, Counter()) for walk in walks), Counter())
+        found = sum((walk.activity.get(name, collections.Counter()) for walk in walks), collections.Counter())
         assert row.activity == {term: found[term] for term in row.activity}
         known = set(row.activity) == set(ACTIVITY)
         assert known or (set(row.activity) == {"input_elements"} and row.input in ("real-valued", "mixed"))
@@ -509,6 +509,17 @@ def test_counts_add_up_over_samples_and_never_fall_with_another_spike(seed, at_o
     more = count(graph, replace(trace, spikes=louder), x).totals
     for term, n in whole.totals.items():
         assert more[term] >= n or term == "neuron_inactive", term
+
+
+@settings(max_examples=20, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@given(seed=st.integers(0, 2**32 - 1))
+def test_a_counter_counts_batch_after_batch_what_count_does(seed):
+    rng = np.random.default_rng(seed)
+    graph = random_graph(rng)
+    counter = Counter(graph)
+    for n in (2, 1, 3):
+        x, trace = random_run(rng, graph, n)
+        assert counter.count(trace, x) == count(graph, trace, x)
 
 
 @settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.too_slow])

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+import threading
 from dataclasses import replace
 
 import numpy as np
@@ -11,6 +13,7 @@ from hypothesis import strategies as st
 
 from rmp_deploy import backends
 from rmp_deploy.analysis.parity import climb, compare
+from rmp_deploy.backends import onnxruntime
 from rmp_deploy.errors import RmpDeployError
 from rmp_deploy.ir import onnx_io
 from rmp_deploy.ir.graph import Input, Readout, SpikingGraph
@@ -124,6 +127,47 @@ def test_batches_change_nothing(convnet, images, monkeypatch):
         for name, array in getattr(whole, what).items():
             np.testing.assert_array_equal(array, getattr(parts, what)[name])
     np.testing.assert_allclose(whole.output, parts.output, atol=1e-6)
+
+
+@pytest.mark.parametrize("size", [1, 3, 7])
+def test_how_a_batch_is_cut_for_the_threads_changes_nothing(convnet, images, monkeypatch, size):
+    graph, x = convnet(), images(7)
+    record = ("spikes", "v", "u", "readout")
+    whole = backends.run(graph, x, "onnxruntime", record)
+    values = sum(math.prod(shape) for shape in graph.shapes.values())
+    monkeypatch.setattr(onnxruntime, "PART", size * values)
+    cut = backends.run(graph, x, "onnxruntime", record)
+    np.testing.assert_array_equal(whole.output, cut.output)
+    for what in record:
+        for name, array in getattr(whole, what).items():
+            assert array.dtype == getattr(cut, what)[name].dtype
+            np.testing.assert_array_equal(array, getattr(cut, what)[name])
+
+
+def test_samples_are_read_one_part_ahead_and_no_further(convnet, images):
+    graph, x, read = convnet(), images(5), []
+
+    def parts():
+        for i in range(5):
+            read.append(i)
+            yield x[i : i + 1]
+
+    expected = backends.run(graph, x, "onnxruntime", ("spikes",)).spikes
+    for i, (part, trace) in enumerate(backends.stream(graph, parts(), "onnxruntime", ("spikes",))):
+        assert len(read) == min(i + 2, 5)
+        np.testing.assert_array_equal(part, x[i : i + 1])
+        for name, spikes in trace.spikes.items():
+            np.testing.assert_array_equal(spikes, expected[name][i : i + 1])
+
+
+def test_who_stops_reading_or_gives_unfit_samples_later_leaves_no_thread(convnet, images):
+    graph, x = convnet(), images(3)
+    traces = backends.stream(graph, (x for _ in range(4)), "onnxruntime")
+    next(traces)
+    traces.close()
+    with pytest.raises(RmpDeployError, match="samples for graph 'convnet': NaN"):
+        list(backends.stream(graph, [x, np.full_like(x, np.nan)], "onnxruntime"))
+    assert not [thread.name for thread in threading.enumerate() if thread.name.startswith("onnxruntime")]
 
 
 def test_an_unknown_backend_and_unfit_samples_are_refused(convnet, images):

@@ -11,13 +11,14 @@ one step costs follows from what a layer reads:
 Counts add up: over samples, and over the shards of a data set.
 """
 
-from rmp_deploy.analysis.counts.count import check, count
+from rmp_deploy.analysis.counts.count import Counter, check, count
 from rmp_deploy.analysis.counts.fan_out import fan_out
 from rmp_deploy.analysis.counts.table import ACTIVITY, Counts, InputKind, LayerCounts, Spread
 from rmp_deploy.analysis.counts.twin import Twin, TwinLayer, twin
 
 __all__ = [
     "ACTIVITY",
+    "Counter",
     "Counts",
     "InputKind",
     "LayerCounts",

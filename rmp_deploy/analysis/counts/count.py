@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from functools import reduce
 from operator import add
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
-from rmp_deploy.analysis.counts.fan_out import SYNAPSES
-from rmp_deploy.analysis.counts.rules import COUNT, Tally, activity, cost, shortcut
+from rmp_deploy.analysis.counts.fan_out import SYNAPSES, fan_outs
+from rmp_deploy.analysis.counts.rules import COUNT, Tally, cost, synapses
 from rmp_deploy.analysis.counts.shortcut import is_shortcut, repeats
 from rmp_deploy.analysis.counts.sums import Bools, Ints, per_neuron, true
 from rmp_deploy.analysis.counts.table import ACTIVITY, Counts, InputKind, LayerCounts, Spread
@@ -30,7 +31,7 @@ from rmp_deploy.analysis.counts.values import (
 from rmp_deploy.errors import RmpDeployError, op_error
 from rmp_deploy.hw_profiles import TERMS
 from rmp_deploy.ir.graph import SpikingGraph
-from rmp_deploy.ir.ops import LI, BatchNorm, Delay, Quantize, SpikingNeuron
+from rmp_deploy.ir.ops import LI, BatchNorm, Delay, Flatten, Op, Quantize, SpikingNeuron
 from rmp_deploy.ir.trace import Trace
 
 Samples = npt.NDArray[np.generic]
@@ -70,70 +71,122 @@ def count(graph: SpikingGraph, trace: Trace, x: Samples | None = None) -> Counts
     Raises:
         RmpDeployError: spikes are missing or do not fit, `x` is missing or does not fit, or an op has no counting rule.
     """
-    if trace.n_samples < 1:
-        raise RmpDeployError(f"counts of graph '{graph.name}': samples = 0, allowed >= 1. Run the network first.")
-    check(graph)
-    frames, kinds = _input(graph, trace.n_samples, x)
-    repeating = {op.name for op in graph.spiking if op.name not in trace.spikes and repeats(graph, op)}
-    spikes = {op.name: _spikes(op, trace, graph) for op in graph.spiking if op.name not in repeating}
-    at_once = max(1, AT_ONCE // (graph.T * max(math.prod(shape) for shape in graph.shapes.values())))
-    parts = [slice(start, start + at_once) for start in range(0, trace.n_samples, at_once)]
-    return reduce(
-        add,
-        (
-            _count(
-                graph,
-                {graph.input.name: frames[part], **{name: found[part] for name, found in spikes.items()}},
-                facts_of(graph, kinds[part], given=x is not None),
-                repeating,
-            )
-            for part in parts
-        ),
-    )
+    return Counter(graph).count(trace, x)
 
 
-def _count(graph: SpikingGraph, recorded: dict[str, Value], facts: dict[str, Facts], repeating: set[str]) -> Counts:
-    """Counts of samples whose input and spikes are `recorded`."""
-    n = len(recorded[graph.input.name])
-    shortcuts = {op.name for op in graph.ops if is_shortcut(graph, op)}
-    steps = _steps(graph, recorded, facts, shortcuts | repeating)
-    in_row = row_of(graph)
-    tallies: dict[str, dict[str, Tally]] = {row: dict.fromkeys(TERMS, 0) for row in in_row.values()}
-    cached = dict.fromkeys(tallies, 0)
-    active = {row: dict.fromkeys(ACTIVITY, 0) for row in tallies}
-    neurons: dict[str, SpikingNeuron] = {}
-    for op in graph.ops:
-        row, read = in_row[op.name], [steps[i] for i in op.inputs]
-        terms = shortcut(read[0]) if op.name in shortcuts else cost(op, read, steps[op.name])
-        for term, tally in terms.items():
-            tallies[row][term] = tallies[row][term] + tally
-        once = all(facts[i].constant for i in op.inputs)
-        mac = np.broadcast_to(terms.get("mac", 0), (n, graph.T))
-        cached[row] += int((mac[:, :1] if once else mac).sum())
-        if isinstance(op, SYNAPSES):
-            active[row] = activity(op, read[0], op.name in shortcuts)
-        if isinstance(op, SpikingNeuron):
-            neurons.setdefault(row, op)
-    rows = []
-    for op in graph.ops:
-        if op.name in tallies:
-            all_of = {term: np.broadcast_to(tally, (n, graph.T)) for term, tally in tallies[op.name].items()}
-            fires = neurons.get(op.name)
-            rows.append(
-                LayerCounts(
-                    layer=op.name,
-                    neurons=None if fires is None else fires.name,
-                    input=_kind(facts[op.inputs[0]]),
-                    counts={term: int(tally.sum()) for term, tally in all_of.items()},
-                    mac_if_cached=cached[op.name],
-                    spreads={term: _spread(tally.sum(axis=1)) for term, tally in all_of.items()},
-                    steps={term: tuple(tally.sum(axis=0).tolist()) for term, tally in all_of.items()},
-                    activity=active[op.name],
-                    neuron_spikes=None if fires is None else per_neuron(steps[fires.name].events.where),
+class Counter:
+    """Counts runs of one graph, batch after batch: what follows from the graph alone is found once.
+
+    Raises:
+        RmpDeployError: an op has no counting rule.
+    """
+
+    def __init__(self, graph: SpikingGraph) -> None:
+        check(graph)
+        self.graph = graph
+        self.rows = row_of(graph)
+        self.relays = {op.name for op in graph.spiking if repeats(graph, op)}
+        self.shortcuts = {op.name for op in graph.ops if is_shortcut(graph, op)}
+        self.fan_out = {
+            op.name: fan_outs(op, graph.shapes[op.inputs[0]], op.name in self.shortcuts)
+            for op in graph.ops
+            if isinstance(op, SYNAPSES)
+        }
+
+    def count(self, trace: Trace, x: Samples | None = None) -> Counts:
+        """As `rmp_deploy.analysis.counts.count`, which says what is counted.
+
+        Raises:
+            RmpDeployError: spikes are missing or do not fit, or `x` is missing or does not fit.
+        """
+        graph = self.graph
+        if trace.n_samples < 1:
+            raise RmpDeployError(f"counts of graph '{graph.name}': samples = 0, allowed >= 1. Run the network first.")
+        frames, kinds = _input(graph, trace.n_samples, x)
+        relays = self.relays - set(trace.spikes)
+        spikes = {op.name: _spikes(op, trace, graph) for op in graph.spiking if op.name not in relays}
+        at_once = max(1, AT_ONCE // (graph.T * max(math.prod(shape) for shape in graph.shapes.values())))
+        parts = [slice(start, start + at_once) for start in range(0, trace.n_samples, at_once)]
+        return reduce(
+            add,
+            (
+                self._count(
+                    {graph.input.name: frames[part], **{name: found[part] for name, found in spikes.items()}},
+                    facts_of(graph, kinds[part], given=x is not None),
+                    relays,
                 )
-            )
-    totals = {term: np.broadcast_to(sum(row[term] for row in tallies.values()), (n, graph.T)) for term in TERMS}
-    return Counts(n, graph.T, tuple(rows), {term: _spread(total.sum(axis=1)) for term, total in totals.items()})
+                for part in parts
+            ),
+        )
+
+    def _count(self, recorded: dict[str, Value], facts: dict[str, Facts], relays: set[str]) -> Counts:
+        """Counts of samples whose input and spikes are `recorded`."""
+        graph, n = self.graph, len(recorded[self.graph.input.name])
+        steps = _steps(graph, recorded, facts, self.shortcuts | relays)
+        tallies: dict[str, dict[str, Tally]] = {row: dict.fromkeys(TERMS, 0) for row in self.rows.values()}
+        cached = dict.fromkeys(tallies, 0)
+        active = {row: dict.fromkeys(ACTIVITY, 0) for row in tallies}
+        neurons: dict[str, SpikingNeuron] = {}
+        for op in graph.ops:
+            row, read = self.rows[op.name], [steps[i] for i in op.inputs]
+            if isinstance(op, SYNAPSES):
+                terms, active[row] = synapses(op, read[0], steps[op.name], self.fan_out[op.name])
+            else:
+                terms = cost(op, read, steps[op.name])
+            for term, tally in terms.items():
+                tallies[row][term] = tallies[row][term] + tally
+            mac = np.broadcast_to(terms.get("mac", 0), (n, graph.T))
+            once = all(facts[i].constant for i in op.inputs)
+            cached[row] += int((mac[:, :1] if once else mac).sum())
+            if isinstance(op, SpikingNeuron):
+                neurons.setdefault(row, op)
+        rows = []
+        for op in graph.ops:
+            if op.name in tallies:
+                found = _summed(tallies[op.name], n, graph.T)
+                fires = neurons.get(op.name)
+                rows.append(
+                    LayerCounts(
+                        layer=op.name,
+                        neurons=None if fires is None else fires.name,
+                        input=_kind(facts[op.inputs[0]]),
+                        counts=found.totals,
+                        mac_if_cached=cached[op.name],
+                        spreads=found.spreads,
+                        steps=found.steps,
+                        activity=active[op.name],
+                        neuron_spikes=None if fires is None else per_neuron(steps[fires.name].events.where),
+                    )
+                )
+        whole: dict[str, Tally] = {term: sum(row[term] for row in tallies.values()) for term in TERMS}
+        return Counts(n, graph.T, tuple(rows), _summed(whole, n, graph.T).spreads)
+
+
+class _Sums(NamedTuple):
+    """Of tallies, by term: over all samples and steps, of each step over the samples, and from sample to sample."""
+
+    totals: dict[str, int]
+    steps: dict[str, tuple[int, ...]]
+    spreads: dict[str, Spread]
+
+
+def _summed(tallies: Mapping[str, Tally], n: int, T: int) -> _Sums:
+    """Of what each term was tallied at in n samples and T steps."""
+    differ = [term for term, tally in tallies.items() if np.ndim(tally) and np.size(tally) > 1]
+    found = np.empty((len(differ), n, T), np.int64)
+    for row, term in zip(found, differ, strict=True):
+        row[:] = tallies[term]
+    of_step = dict(zip(differ, found.sum(axis=1).tolist(), strict=True))
+    spread = dict(zip(differ, _spreads(found.sum(axis=2)), strict=True))
+    sums = _Sums({}, {}, {})
+    for term, tally in tallies.items():
+        if term in of_step:
+            sums.steps[term], sums.spreads[term] = tuple(of_step[term]), spread[term]
+        else:  # in every sample and step alike
+            each = int(np.ravel(tally)[0])
+            sums.steps[term], sums.spreads[term] = (each * n,) * T, Spread(each * T, each * T, (each * T) ** 2 * n)
+        sums.totals[term] = sum(sums.steps[term])
+    return sums
 
 
 def _steps(
@@ -158,23 +211,24 @@ def _steps(
                 value = made[op.inputs[0]].value
             else:
                 value = evaluate(op, [made[i] for i in op.inputs], graph.shapes[op.name])
-            made[op.name] = Step(value, facts[op.name])
+            made[op.name] = Step(value, facts[op.name], made[op.inputs[0]] if isinstance(op, Flatten) else None)
         if all(old is not None and np.array_equal(old.value, made[name].value) for name, old in before.items()):
             return made
 
 
-def _spread(counts: Ints) -> Spread:
-    """Of the counts of each sample, [N]."""
-    low, high = int(counts.min()), int(counts.max())
-    exact = counts if high * high * len(counts) < 2**63 else counts.astype(object)
-    return Spread(low, high, int((exact * exact).sum()))
+def _spreads(counts: Ints) -> list[Spread]:
+    """Of the counts of each sample, [terms, N]."""
+    low, high = counts.min(axis=1).tolist(), counts.max(axis=1).tolist()
+    exact = counts if max(high, default=0) ** 2 * counts.shape[1] < 2**63 else counts.astype(object)
+    return [Spread(*found) for found in zip(low, high, (exact * exact).sum(axis=1).tolist(), strict=True)]
 
 
 def check(graph: SpikingGraph) -> None:
     """Raise RmpDeployError if `graph` has an op without a counting rule: ask before a run."""
     for op in graph.ops:
-        if type(op) not in COUNT:
-            allowed = ", ".join(kind.__name__ for kind in COUNT)
+        if type(op) not in COUNT and not isinstance(op, SYNAPSES):
+            counted: list[type[Op]] = [*SYNAPSES, *COUNT]
+            allowed = ", ".join(kind.__name__ for kind in counted)
             fold, other = "Fold it (passes.fold_batchnorm)", f"{op.kind} is not counted: use a network without it"
             todo = fold if isinstance(op, BatchNorm) else other
             raise op_error(op.kind, op.name, "counting rule = none", allowed, todo)

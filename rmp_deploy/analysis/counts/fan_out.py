@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -57,8 +58,6 @@ def fan_out(op: Op, input_shape: Shape) -> Ints:
 def fan_out_nonzero(op: Dense | Convolution, input_shape: Shape) -> Ints:
     """`fan_out` over the synapses alone whose weight is not 0."""
     nonzero = op.weight != 0
-    if nonzero.all():
-        return fan_out(op, input_shape)
     if isinstance(op, Dense):
         to_input: Ints = nonzero.sum(axis=0, dtype=np.int64)
         return to_input
@@ -73,6 +72,20 @@ def fan_out_nonzero(op: Dense | Convolution, input_shape: Shape) -> Ints:
         padded[(slice(None), *positions)] += np.expand_dims(of_tap[(slice(None), *at)], tuple(range(1, 1 + len(at))))
     inside = (slice(p, p + n) for n, p in zip(input_shape[1:], op.padding, strict=True))
     return padded[(slice(None), *inside)]
+
+
+@dataclass(frozen=True)
+class FanOut:
+    """Synapses that each position of a layer's input reaches, [*shape]: all, and those whose weight is not 0."""
+
+    synapses: Ints
+    nonzero: Ints
+
+
+def fan_outs(op: Dense | Convolution, input_shape: Shape, one_to_one: bool) -> FanOut:
+    """Of a synaptic op; `one_to_one`: what it holds beside one synapse for each element is none (a shortcut)."""
+    synapses = np.broadcast_to(np.int64(1), input_shape) if one_to_one else fan_out(op, input_shape)
+    return FanOut(synapses, synapses if one_to_one or op.weight.all() else fan_out_nonzero(op, input_shape))
 
 
 def reach(op: Op, events: Events, shape: Shape) -> Bools:
@@ -95,15 +108,26 @@ def _taps_of(op: Convolution | Pool, output_shape: Shape) -> list[list[slice]]:
 
 
 def _windows(op: Convolution | Pool, events: Bools, shape: Shape) -> Bools:
-    """[N, T, C, *map] to [N, T, C, *map_out]: is there an event in the window? One axis at a time."""
-    for axis, (padding, taps) in enumerate(zip(op.padding, _taps_of(op, shape), strict=True), start=CHANNEL + 1):
-        before = (slice(None),) * axis
-        padded = np.pad(events, [(padding, padding) if i == axis else (0, 0) for i in range(events.ndim)])
-        found = padded[(*before, taps[0])].copy()
-        for tap in taps[1:]:
-            found |= padded[(*before, tap)]
-        events = found
-    return events
+    """[N, T, C, *map] to [N, T, C, *map_out]: is there an event in the window? One axis at a time.
+
+    Neighbours along an axis lie equally far from each other in memory: all maps, padded, are one row that is moved
+    along itself. What passes the end of an axis lands where no window begins.
+    """
+    kernel = op.kernel if isinstance(op, Pool) else op.weight.shape[2:]
+    dilation = (1,) * len(kernel) if isinstance(op, Pool) else op.dilation
+    before, maps = events.shape[: CHANNEL + 1], events.shape[CHANNEL + 1 :]
+    padded = np.zeros((*before, *(n + 2 * p for n, p in zip(maps, op.padding, strict=True))), np.uint8)
+    inside: tuple[Any, ...] = (..., *(slice(p, p + n) for n, p in zip(maps, op.padding, strict=True)))
+    padded[inside] = events
+    row = padded.reshape(-1)
+    for size, step, away in zip(kernel, dilation, padded.strides[CHANNEL + 1 :], strict=True):
+        found = row.copy()
+        for start in range(step * away, size * step * away, step * away):
+            found[:-start] |= row[start:]
+        row = found
+    starts = (slice(0, (n - 1) * stride + 1, stride) for n, stride in zip(shape[1:], op.stride, strict=True))
+    first: tuple[Any, ...] = (..., *starts)
+    return np.ascontiguousarray(row.reshape(padded.shape)[first]).view(np.bool_)
 
 
 def _reach_pool(op: Pool, events: Events, shape: Shape) -> Bools:

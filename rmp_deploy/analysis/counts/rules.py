@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from rmp_deploy.analysis.counts.fan_out import Convolution, Dense, Pool, fan_out, fan_out_nonzero
+from rmp_deploy.analysis.counts.fan_out import Convolution, Dense, FanOut, Pool
 from rmp_deploy.analysis.counts.sums import CHANNEL, Events, Ints
 from rmp_deploy.analysis.counts.values import MESSAGES, REAL, SPIKES, Step
 from rmp_deploy.ir.ops import (
@@ -19,16 +19,11 @@ from rmp_deploy.ir.ops import (
     Add,
     AvgPool2d,
     Concat,
-    Conv1d,
-    Conv2d,
     CubaLIF,
     Delay,
     Dequantize,
     Flatten,
-    Linear,
-    LoihiConv2d,
     LoihiLIF,
-    LoihiLinear,
     MaxPool2d,
     Op,
     Quantize,
@@ -41,31 +36,29 @@ KEEP_ALL = 4096  # Loihi's decays are fractions of it
 
 
 def cost(op: Op, read: Sequence[Step], made: Step) -> Terms:
-    """What `op` costs, by term; terms that are absent are 0."""
+    """What `op`, which is no synapse, costs, by term; terms that are absent are 0."""
     return COUNT[type(op)](op, read, made)
 
 
-def _synapse(op: Dense | Convolution, read: Sequence[Step], made: Step) -> Terms:
-    """A spike is accumulated along each of its synapses; a message is multiplied and accumulated."""
-    synapses = fan_out(op, read[0].value.shape[CHANNEL:])
+def synapses(op: Dense | Convolution, x: Step, made: Step, reached: FanOut) -> tuple[Terms, dict[str, int]]:
+    """What a synaptic op costs, and what it read, by the names in `ACTIVITY`, over all samples and steps.
+
+    A spike is accumulated along each of its synapses; a message is multiplied and accumulated; of real values every one
+    is.
+    """
+    real = x.of(REAL)
+    events = np.zeros((1, 1), np.int64) if real.all() else x.events.weighted(reached.synapses)
+    ac = x.of(SPIKES) * events
+    mac = x.of(MESSAGES) * events + real * reached.synapses.sum()
     has_bias = getattr(op, "bias", None) is not None
-    return {**_operations(read[0], synapses), "bias_add": _size(made) if has_bias else 0}
-
-
-def shortcut(x: Step) -> Terms:
-    """One synapse for each element."""
-    return _operations(x, _one_each(x))
-
-
-def activity(op: Dense | Convolution, x: Step, is_shortcut: bool) -> dict[str, int]:
-    """What a synaptic op read, by the names in `ACTIVITY`, over all samples and steps."""
-    counted = {"input_elements": x.value.size}
+    terms: Terms = {"ac": ac, "mac": mac, "weight_read": ac + mac, "bias_add": _size(made) if has_bias else 0}
+    activity = {"input_elements": x.value.size}
     if not x.facts.known:
-        return counted
-    shape = x.value.shape[CHANNEL:]
-    n = x.nonzero.weighted(_one_each(x) if is_shortcut else fan_out_nonzero(op, shape))
-    return {
-        **counted,
+        return terms, activity
+    known = x.events is x.nonzero and reached.nonzero is reached.synapses and not real.all()
+    n = events if known else x.nonzero.weighted(reached.nonzero)
+    return terms, {
+        **activity,
         "input_events": _total(x.nonzero.per_step, x),
         "ac_nonzero": _total(x.of(SPIKES) * n, x),
         "mac_nonzero": _total((1 - x.of(SPIKES)) * n, x),
@@ -73,20 +66,8 @@ def activity(op: Dense | Convolution, x: Step, is_shortcut: bool) -> dict[str, i
 
 
 def _total(n: Ints, x: Step) -> int:
-    return int(np.broadcast_to(n, x.value.shape[:CHANNEL]).sum())
-
-
-def _one_each(x: Step) -> Ints:
-    return np.broadcast_to(np.int64(1), x.value.shape[CHANNEL:])
-
-
-def _operations(x: Step, synapses: Ints) -> Terms:
-    """The events of `x` along their synapses; of real values every one."""
-    real = x.of(REAL)
-    reached = np.zeros((1, 1), np.int64) if real.all() else x.events.weighted(synapses)
-    ac = x.of(SPIKES) * reached
-    mac = x.of(MESSAGES) * reached + real * synapses.sum()
-    return {"ac": ac, "mac": mac, "weight_read": ac + mac}
+    """Over all samples and steps, of which `n` has one where they do not differ."""
+    return int(n.sum()) * (math.prod(x.value.shape[:CHANNEL]) // n.size)
 
 
 def _joined(x: Step) -> Terms:
@@ -183,7 +164,6 @@ def _states(kept: Sequence[npt.NDArray[np.float64]], read: Sequence[Step], made:
 
 
 COUNT: dict[type[Op], Callable[[Any, Sequence[Step], Step], Terms]] = {
-    **dict.fromkeys((Linear, Conv1d, Conv2d, LoihiLinear, LoihiConv2d), _synapse),
     Add: _add,
     **dict.fromkeys((AvgPool2d, SumPool2d), _sum_of_window),
     MaxPool2d: _or_of_window,

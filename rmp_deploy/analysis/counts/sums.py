@@ -40,25 +40,36 @@ def non_zero(value: Array) -> Bools:
 
 
 class Events:
-    """Where events are, bool [N, T, *shape], and their sums, [N, T]; 1 in place of N or T where they do not differ."""
+    """Where events are, bool [N, T, *shape], and their sums, [N, T]; 1 in place of N or T where they do not differ.
 
-    def __init__(self, where: Bools) -> None:
+    `moved`: the same events in other places, whose sums are known already.
+    """
+
+    def __init__(self, where: Bools, moved: Events | None = None) -> None:
         self.where = where
         self.distinct = distinct(where)
+        self.moved = moved
 
     @cached_property
     def per_step(self) -> Ints:
         """Events of each sample and step."""
-        return self.weighted(np.broadcast_to(np.int64(1), self.where.shape[CHANNEL:]))
+        if self.moved is not None:
+            return self.moved.per_step
+        return self._weighted(np.broadcast_to(np.int64(1), self.where.shape[CHANNEL:]))
 
     def weighted(self, weights: Ints) -> Ints:
         """``sum(events * weights)`` over all elements; weights [*shape] are not negative."""
+        if not any(weights.strides):  # all alike
+            return self.per_step * weights.flat[0]
+        return self._weighted(weights)
+
+    def _weighted(self, weights: Ints) -> Ints:
         found, shape = self.distinct, self.where.shape
         repeated = tuple(i for i, n in enumerate(shape[CHANNEL:]) if found.shape[CHANNEL + i] < n)
         weights = weights.sum(axis=repeated, keepdims=True) if repeated else weights
         if weights.strides[0] == 0:  # of all channels alike
-            found, weights = self.over_channels, weights[:1]
-        return _product(found, weights, most=int(weights.sum()) * shape[CHANNEL])
+            return self._maps.times(weights[:1], most=int(weights[:1].sum()) * shape[CHANNEL])
+        return _Rows(found).times(weights, most=int(weights.sum()))
 
     def outside(self, reached: Bools) -> Ints:
         """Events where no other one arrived."""
@@ -67,7 +78,8 @@ class Events:
             return np.zeros((1, 1), np.int64)
         if there.shape[CHANNEL] == 1:
             missed = self.over_channels * ~there
-            return _product(missed, np.ones(missed.shape[2:], np.int64), most=math.prod(self.where.shape[2:]))
+            ones = np.broadcast_to(np.int64(1), missed.shape[CHANNEL:])
+            return _Rows(missed).times(ones, most=math.prod(self.where.shape[CHANNEL:]))
         return Events(self.where & ~reached).per_step
 
     @cached_property
@@ -82,6 +94,11 @@ class Events:
             np.add(total, np.add.reduce(part, axis=CHANNEL, dtype=np.uint8, keepdims=True), out=total)
         return total
 
+    @cached_property
+    def _maps(self) -> _Rows:
+        """`over_channels`, to be multiplied."""
+        return _Rows(self.over_channels)
+
 
 def per_neuron(spikes: Bools) -> Ints:
     """Spikes of each neuron over all samples and steps, [neurons]."""
@@ -92,9 +109,18 @@ def per_neuron(spikes: Bools) -> Ints:
     return total
 
 
-def _product(found: Array, weights: Ints, most: int) -> Ints:
-    """``sum(found * weights)`` over all elements behind N and T, where no sum exceeds `most`."""
-    kind: npt.DTypeLike = next((kind for limit, kind in EXACT if most < limit), np.int64)
-    rows = found.reshape(*found.shape[:2], -1).astype(kind)
-    total: Array = rows @ np.broadcast_to(weights, found.shape[2:]).reshape(-1).astype(kind)
-    return total.astype(np.int64)
+class _Rows:
+    """Numbers [N, T, *shape] as factors of products with weights: turned into floats once."""
+
+    def __init__(self, found: Array) -> None:
+        self.found = found
+        self.floats: dict[npt.DTypeLike, Array] = {}
+
+    def times(self, weights: Ints, most: int) -> Ints:
+        """``sum(found * weights)`` over all elements behind N and T, where no sum exceeds `most`."""
+        kind: npt.DTypeLike = next((kind for limit, kind in EXACT if most < limit), np.int64)
+        if kind not in self.floats:
+            self.floats[kind] = self.found.reshape(*self.found.shape[:CHANNEL], -1).astype(kind)
+        vector = np.broadcast_to(weights, self.found.shape[CHANNEL:]).reshape(-1).astype(kind)
+        total: Array = self.floats[kind] @ vector
+        return total.astype(np.int64)

@@ -67,15 +67,16 @@ class Facts:
 
 @dataclass(frozen=True)
 class Step:
-    """A value [N, T, *shape] in all steps, and what is known of it."""
+    """A value [N, T, *shape] in all steps, and what is known of it; `flattened`: what a Flatten made it of."""
 
     value: Value
     facts: Facts
+    flattened: Step | None = None
 
     @cached_property
     def nonzero(self) -> Events:
         """Where it is not 0; of a value that is not `known`, where an event arrives."""
-        return Events(non_zero(self.value))
+        return Events(non_zero(self.value), moved=None if self.flattened is None else self.flattened.nonzero)
 
     @cached_property
     def dense(self) -> Events:
