@@ -163,14 +163,15 @@ def estimate(section: Section) -> str:
     return f"{span(section['low'], section['high']).removesuffix('J')}{section['unit']}"
 
 
-def break_even(found: Section) -> list[tuple[str, str]]:
-    """(twin, rate at which the synapses cost as much as it does, or why nobody knows) of the whole network."""
+def break_even(found: Section) -> list[tuple[str, str, bool]]:
+    """(twin, rate at which the synapses cost as much as it does, or why nobody knows, is it known) of the network."""
     twins = {"dense": "its dense MACs", "effective": "its MACs of activations that are not 0", "quantized": "quantized"}
     told = []
     for key, what in twins.items():
         bound = found["network"][key]
         at = f"at {_percents(bound)}" if bound["low"] is not None else f"not known: {bound['why']}"
-        told.append((what, at + (", at any rate that a neuron reaches" if (bound["low"] or 0) > 1 else "")))
+        always = ", at any rate that a neuron reaches" if (bound["low"] or 0) > 1 else ""
+        told.append((what, at + always, bound["low"] is not None))
     return told
 
 
@@ -228,7 +229,7 @@ def _break_even(found: Section | None) -> list[RenderableType]:
     if not found or found["network"]["dense"]["low"] is None:
         return []
     rate = percent(found["network"]["rate"])
-    lines = [f"break-even with the ANN twin, {what}: {told}" for what, told in break_even(found)]
+    lines = [f"break-even with the ANN twin, {what}: {told}" for what, told, _ in break_even(found)]
     lines[0] += f" (this run: {rate} spikes per input and step)"
     return [Text(line) for line in (*lines, compute_line(found["line"])) if line]
 

@@ -116,13 +116,35 @@ def test_every_energy_names_its_source_on_hover_and_focus(tab, page):
     tab.open(page)
     titles = tab.ask("[...document.querySelectorAll('#energy .src')].map(d => d.title)")
     assert len(titles) > 30
-    assert all(" J: " in title and len(title.split(" J: ")[1]) > 10 for title in titles)
+    assert all(": " in title and len(title.split(": ", 1)[1]) > 10 for title in titles)
     assert any("Horowitz 2014" in title for title in titles) and any("Davies 2018" in title for title in titles)
     tab.ask("document.querySelector('#profile-1 .src').focus()")
     bar = "getComputedStyle(document.querySelector('#profile-1 .src'), '::after')"
     assert tab.ask(bar + ".position") == "fixed" and "Horowitz 2014" in tab.ask(bar + ".content")
     inside = tab.ask("[...document.querySelectorAll('#energy .src')].every(d => d.tabIndex === 0)")
     assert inside
+
+
+def test_every_number_of_the_chip_and_of_break_even_names_its_source(tab, page):
+    tab.open(page)
+    energy = DOCUMENT["energy"]
+    for i, profile in enumerate(energy["profiles"], 1):
+        titles = tab.ask(
+            f"[...document.querySelectorAll('#profile-{i} h4 ~ ul .src, #profile-{i} h4 ~ p .src')].map(d => d.title)"
+        )
+        known = [
+            profile["break_even"]["network"][key]["low"] is not None for key in ("dense", "effective", "quantized")
+        ]
+        prices = {row["source"] for row in profile["rows"] if row["term"] in ("mac", "ac")}
+        assert len(titles) >= sum(known)
+        assert all(any(source in title for source in prices) for title in titles[: sum(known)])
+    chip = next(i for i, p in enumerate(energy["profiles"], 1) if p["hardware"]["timings"][0]["energy"]["low"])
+    hardware = energy["profiles"][chip - 1]["hardware"]
+    assert any("Davies 2018" in source for source in hardware["operations"]["sources"])
+    titles = tab.ask(f"[...document.querySelectorAll('#profile-{chip} tbody th + td.n .src')].map(d => d.title)")
+    for each in (hardware["operations"], hardware["timings"][0]["energy"]):
+        assert each["sources"]
+        assert any(all(source in title for source in each["sources"]) for title in titles)
 
 
 def test_labels_of_the_axis_stand_apart_on_a_phone(tab, page):

@@ -92,8 +92,8 @@ def memory_costs(graph: SpikingGraph, counts: Counts, profile: HardwareProfile) 
     nothing = Estimate("J", why=HELD) if rows and not charged else ZERO
     return MemoryCosts(
         tuple(rows),
-        total("J", (use.packed for use in charged)) if charged else nothing,
-        total("J", (use.whole for use in charged)) if charged else nothing,
+        total("J", [use.packed for use in charged]) if charged else nothing,
+        total("J", [use.whole for use in charged]) if charged else nothing,
         held,
     )
 
@@ -133,6 +133,6 @@ def _priced(use: MemoryUse, samples: int, profile: HardwareProfile) -> MemoryUse
     return replace(
         use,
         memory=" or ".join(each.name for each in holding),
-        packed=one_of("J", (of(m.price).times(words * use.bits / m.access_bits) for m in holding)),
-        whole=one_of("J", (of(m.price).times(words * -(-use.bits // m.access_bits)) for m in holding)),
+        packed=one_of("J", [of(m.price).times(words * use.bits / m.access_bits) for m in holding]),
+        whole=one_of("J", [of(m.price).times(words * -(-use.bits // m.access_bits)) for m in holding]),
     )

@@ -129,7 +129,7 @@ def route(placement: Placement, counts: Counts, profile: HardwareProfile) -> Rou
         between_chips=between,
         host_messages=_from_host(placement, spikes),
         terms=terms,
-        energy=Estimate("J", why=missing) if missing else total("J", (e for e in terms.values() if e.known)),
+        energy=Estimate("J", why=missing) if missing else total("J", [e for e in terms.values() if e.known]),
         left_out=left_out,
     )
 

@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from rmp_deploy.analysis.counts import Counts, LayerCounts
-from rmp_deploy.analysis.hardware.estimate import Estimate, of, total
+from rmp_deploy.analysis.hardware.estimate import Estimate, of, sources_of, total
 from rmp_deploy.analysis.hardware.routing import DISTANCES, Routing
 from rmp_deploy.errors import RmpDeployError
 from rmp_deploy.hw_profiles import HardwareProfile
@@ -77,7 +77,8 @@ def sample_time(placement: Placement, counts: Counts, routing: Routing, profile:
         return float(np.max([*busy, fires * travel], axis=0).sum())
 
     value, low, high = (ends(which) for which in ("value", "low", "high"))
-    return total("s", (Estimate("s", value, low, high), barrier.times(counts.T)))
+    told = sources_of(of(profile.latency[name]) for name in (*happened, *hops))
+    return total("s", (Estimate("s", value, low, high, sources=told), barrier.times(counts.T)))
 
 
 def untimed(counts: Counts, routing: Routing, profile: HardwareProfile) -> dict[str, str]:
@@ -132,7 +133,8 @@ def barrier_time(profile: HardwareProfile, routing: Routing) -> Estimate:
     least, most = of(below[-1].time), of(above[0].time)
     if not least.known or not most.known:
         return Estimate("s", why=least.why or most.why)
-    return Estimate("s", least.value if least == most else None, least.low, most.high)
+    point = least.value if (least.low, least.high) == (most.low, most.high) else None
+    return Estimate("s", point, least.low, most.high, sources=sources_of((least, most)))
 
 
 def power(profile: HardwareProfile, routing: Routing) -> Estimate:
