@@ -73,7 +73,7 @@ def _stream(
             parts = [slice(start, start + size) for start in range(0, len(x), size)]
             if session is None:  # fewer parts than cores: these share the work of an op
                 session = _session(model, threads=max(1, cores // len(parts)))
-            found = {o.name: np.empty((len(x), *o.shape[1:]), DTYPES[o.type]) for o in session.get_outputs()}
+            found = _room(session, len(x))
             under_way.append((x, found, [pool.submit(_run_part, session, x, found, part) for part in parts]))
             if len(under_way) > 1:
                 yield _finished(graph, record, *under_way.popleft())
@@ -86,6 +86,14 @@ def _stream(
 def _cores() -> int:
     """Those that this process may use, where the system tells."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def _room(session: ort.InferenceSession, n: int) -> Arrays:
+    """Arrays for the outputs of n samples."""
+    try:
+        return {o.name: np.empty((n, *o.shape[1:]), DTYPES[o.type]) for o in session.get_outputs()}
+    except MemoryError as e:
+        raise _refused(e) from e
 
 
 def _run_part(session: ort.InferenceSession, x: Samples, found: Arrays, part: slice) -> None:

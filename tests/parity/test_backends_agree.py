@@ -16,7 +16,7 @@ from rmp_deploy.analysis.parity import climb, compare
 from rmp_deploy.backends import onnxruntime
 from rmp_deploy.errors import RmpDeployError
 from rmp_deploy.ir import onnx_io
-from rmp_deploy.ir.graph import Input, Readout, SpikingGraph
+from rmp_deploy.ir.graph import MAX_T, Input, Readout, SpikingGraph
 from rmp_deploy.ir.ops import LIF, AvgPool2d, Conv2d, Flatten, Linear, Op
 
 
@@ -168,6 +168,13 @@ def test_who_stops_reading_or_gives_unfit_samples_later_leaves_no_thread(convnet
     with pytest.raises(RmpDeployError, match="samples for graph 'convnet': NaN"):
         list(backends.stream(graph, [x, np.full_like(x, np.nan)], "onnxruntime"))
     assert not [thread.name for thread in threading.enumerate() if thread.name.startswith("onnxruntime")]
+
+
+def test_traces_that_no_memory_holds_are_one_line(convnet, images):
+    graph, x = replace(convnet(), T=MAX_T), np.broadcast_to(images(1), (2**22, *images(1).shape[1:]))
+    traces = onnxruntime.stream(graph, [x], ("v",))  # 256 TiB
+    with pytest.raises(RmpDeployError, match=r"onnxruntime: .*allocate.*\. Try fewer samples at a time\."):
+        next(traces)
 
 
 def test_an_unknown_backend_and_unfit_samples_are_refused(convnet, images):
